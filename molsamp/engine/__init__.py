@@ -1,0 +1,49 @@
+"""Floor 0: particles, keyed noise, dynamics, integrators as tables of rows, the one rollout, path measures."""
+
+from molsamp.engine.dynamics import (
+    Controlled,
+    Ito,
+    LinearSDE,
+    Overdamped,
+    Underdamped,
+    centred,
+    flow,
+    reverse,
+)
+from molsamp.engine.integrators import EulerMaruyama, Heun, LangevinMiddle, SemiImplicitEuler, log_prob, step
+from molsamp.engine.measures import ess, girsanov, log_mean_exp, log_ratio
+from molsamp.engine.noise import Noise, Tape
+from molsamp.engine.rollout import residuals, rollout
+from molsamp.engine.schedules import EDM, VP, log_snr_grid
+from molsamp.engine.state import Particles, Path, Status
+
+__all__ = [
+    "EDM",
+    "VP",
+    "Controlled",
+    "EulerMaruyama",
+    "Heun",
+    "Ito",
+    "LangevinMiddle",
+    "LinearSDE",
+    "Noise",
+    "Overdamped",
+    "Particles",
+    "Path",
+    "SemiImplicitEuler",
+    "Status",
+    "Tape",
+    "Underdamped",
+    "centred",
+    "ess",
+    "flow",
+    "girsanov",
+    "log_mean_exp",
+    "log_prob",
+    "log_ratio",
+    "log_snr_grid",
+    "residuals",
+    "reverse",
+    "rollout",
+    "step",
+]

@@ -1,0 +1,160 @@
+"""The one loop: carry a batch of particles over a table of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from molsamp.engine.dynamics import Controlled, Dynamics
+from molsamp.engine.integrators import Coefficient, Info, Integrator, Memory, residual, step
+from molsamp.engine.state import Particles, Path, Status
+
+NOISE_CHUNK = 1 << 20  # normals drawn ahead in one call
+
+
+class Source(Protocol):
+    """`Noise`, or a `Tape` of given noise."""
+
+    def normal(self, step, ids: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor: ...
+
+
+def rollout(
+    dyn: Dynamics,
+    integrator: Integrator,
+    start: Particles,
+    times: Sequence[float],
+    *,
+    noise: Source,
+    save: Literal["all", "last"] | int = "all",
+    heat: Coefficient = 1.0,
+    stop: Callable[[Particles], Tensor] | None = None,
+    each: Callable[[int, Particles, Info], None] | None = None,
+    first: int = 0,
+    memory: Memory = Memory(),
+) -> Path:
+    """Carry `start` over the rows of `integrator` on the grid `times`.
+
+    Args:
+        dyn: the dynamics; under `Controlled` the path's log_ratio is accumulated in float64.
+        integrator: the table of rows.
+        start: n particles at times[0].
+        times: F_all times.
+        noise: `Noise`, or a `Tape` of given noise.
+        save: every frame, the last alone, or every k-th (k must divide the number of rows).
+        heat: sqrt(T_sampling / T), a number or per particle (n, 1, ...); densities keep the temperature of `dyn`.
+        stop: particles -> (n,) bool; a particle for which it is true becomes DONE and stays where it is.
+        each: observer called after every row with (row index, particles after the row, info).
+        first: index of the first row in the noise streams, so that a rollout may be continued.
+        memory: what an earlier rollout's last row handed on (multistep schemes).
+
+    Returns:
+        The path. A particle whose state is not finite is marked DIVERGED and kept at its last good state.
+
+    Raises:
+        ValueError: if `save` does not divide the number of rows.
+    """
+    table = [row.to(start.x) for row in integrator.rows(dyn, times)]
+    stride = {"all": 1, "last": len(table)}.get(save, save) if isinstance(save, str) else save
+    if len(table) % stride:
+        raise ValueError(f"save={stride} does not divide the {len(table)} rows of this rollout")
+    record = _Recorder(start, len(table), stride)
+    hold = dyn.hold if isinstance(dyn, Controlled) else 1
+    chunk = max(1, NOISE_CHUNK // max(1, start.x.numel()))
+    event, p = start.x.shape[1:], start
+    for k, row in enumerate(table):
+        if k % chunk == 0:
+            ahead = range(first + k, first + min(k + chunk, len(table)))
+            draws = (
+                noise.normal(ahead, p.ids, tuple(event), p.x.dtype) if any(r.draws for r in table) else None
+            )
+        z = draws[k % chunk] if draws is not None and row.draws else None
+        q, memory, info = step(row, dyn, p, z, memory, refresh=(first + k) % hold == 0, heat=heat)
+        p = _settle(p, q, stop)
+        record.row(k, p, info)
+        if each is not None:
+            each(k, p, info)
+    return record.path(times, p, dyn)
+
+
+def residuals(path: Path, dyn: Dynamics, integrator: Integrator) -> tuple[Tensor, Tensor]:
+    """The normalised residual z of every row of a path saved with stride 1, under the free dynamics `dyn`.
+
+    For a correct pair of sampler and density z is standard normal: mean square 1.
+
+    Returns:
+        (z (F - 1, n, *event) with the control, if any drove the path, counted in it; the largest mismatch of the
+        noiseless blocks per row and particle (F - 1, n)).
+
+    Raises:
+        ValueError: if the path was not saved at every row, or a row has no density.
+    """
+    if path.stride != 1:
+        raise ValueError(f"the path holds every {path.stride}th frame; residuals need save='all'")
+    memory, zs, gaps = Memory(), [], []
+    for k, row in enumerate(integrator.rows(dyn, path.times.tolist())):
+        z, gap, memory = residual(row, dyn, path.frame(k), path.frame(k + 1), memory)
+        zs.append(z)
+        gaps.append(gap)
+    return torch.stack(zs), torch.stack(gaps)
+
+
+def _settle(p: Particles, q: Particles, stop: Callable[[Particles], Tensor] | None) -> Particles:
+    """Accept a step for the particles that are OK and stayed finite; freeze the others."""
+    finite = torch.isfinite(q.x.flatten(1).sum(1))
+    if q.v is not None:
+        finite &= torch.isfinite(q.v.flatten(1).sum(1))
+    moving = (p.status == Status.OK) & finite
+    if not bool(moving.all()):
+        lost = (p.status == Status.OK) & ~finite
+        keep = moving.view(-1, *[1] * (q.x.dim() - 1))
+        v = None if q.v is None or p.v is None else torch.where(keep, q.v, p.v)
+        status = torch.where(lost, torch.full_like(p.status, Status.DIVERGED), p.status)
+        q = q.evolve(x=torch.where(keep, q.x, p.x), v=v, status=status)
+    if stop is not None:
+        reached = stop(q) & (q.status == Status.OK)
+        q = q.evolve(status=torch.where(reached, torch.full_like(q.status, Status.DONE), q.status))
+    return q
+
+
+class _Recorder:
+    """Preallocated frames, noise sums and the running log ratio of one rollout."""
+
+    def __init__(self, start: Particles, rows: int, stride: int):
+        frames = rows // stride + 1
+        self.stride = stride
+        self.x = start.x.new_empty(frames, *start.x.shape)
+        self.x[0] = start.x
+        self.v = None if start.v is None else start.v.new_empty(frames, *start.v.shape)
+        if self.v is not None:
+            self.v[0] = start.v
+        self.z = start.x.new_zeros(frames - 1, *start.x.shape)
+        self.energy = start.x.new_empty(frames, len(start))
+        self.has_energy = False
+        self.log_ratio = torch.zeros(len(start), dtype=torch.float64, device=start.x.device)
+
+    def row(self, k: int, p: Particles, info: Info) -> None:
+        j, inside = divmod(k, self.stride)
+        if inside == 0 and info.energy is not None:
+            self.energy[j], self.has_energy = info.energy, True
+        if info.z is not None:
+            self.z[j] += info.z
+            if info.u is not None:
+                terms = (info.u * (info.z - 0.5 * info.u)).flatten(1).sum(1)
+                self.log_ratio += torch.where(p.status == Status.OK, terms.double(), 0.0)
+        if inside == self.stride - 1:
+            self.x[j + 1] = p.x
+            if self.v is not None:
+                self.v[j + 1] = p.v
+
+    def path(self, times: Sequence[float], p: Particles, dyn: Dynamics) -> Path:
+        energy = None
+        if self.has_energy:
+            last = dyn.evaluate(times[-1], p.x)[1]
+            assert last is not None
+            self.energy[-1], energy = last, self.energy
+        kept = torch.as_tensor(times, dtype=torch.float64)[:: self.stride]
+        final = p.evolve(logw=p.logw - self.log_ratio)
+        return Path(kept, self.x, self.v, self.z, energy, self.log_ratio, final, self.stride)
