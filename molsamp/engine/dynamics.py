@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -17,12 +17,14 @@ from torch import Tensor
 from molsamp.engine.schedules import Schedule
 
 
+@runtime_checkable
 class Field(Protocol):
     """A potential energy: batch of configurations to (energy (n,), force (n, *event))."""
 
     def energy_force(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
+@runtime_checkable
 class Dynamics(Protocol):
     """The right-hand side that rows evaluate."""
 

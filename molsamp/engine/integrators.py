@@ -18,14 +18,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from itertools import pairwise
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from molsamp.engine.dynamics import Controlled, Dynamics, Ito, Overdamped, Underdamped
-from molsamp.engine.state import Particles
+from molsamp.engine.state import Memory, Particles
 
 Coefficient = float | Tensor  # a Tensor broadcasts over the event, for example one entry per atom
 
@@ -101,13 +102,6 @@ class Row:
 Table = list[Row]
 
 
-class Memory(NamedTuple):
-    """What a row hands to the next besides the particles: past evaluations (newest first) and a held control."""
-
-    history: tuple[Tensor, ...] = ()
-    held: Tensor | None = None
-
-
 class Info(NamedTuple):
     """What an observer may want of one row: total displacement z = u + noise, the control u, energy at the start."""
 
@@ -116,6 +110,7 @@ class Info(NamedTuple):
     energy: Tensor | None
 
 
+@runtime_checkable
 class Integrator(Protocol):
     """A pure function from a dynamics and a time grid to a table of rows."""
 
@@ -126,7 +121,7 @@ def step(
     row: Row,
     dyn: Dynamics,
     p: Particles,
-    noise: Float[Tensor, n * event] | None,
+    noise: Float[Tensor, "n *event"] | None,
     memory: Memory = Memory(),
     *,
     refresh: bool = True,
@@ -146,10 +141,10 @@ def step(
     Returns:
         (particles at row.t1, memory, info).
     """
-    u = memory.held
-    if isinstance(dyn, Controlled) and (refresh or u is None):
-        u = dyn.control(row.t0, p.x, p.v)
-    z = noise if noise is None or (isinstance(heat, float) and heat == 1.0) else heat * noise
+    u = None
+    if isinstance(dyn, Controlled):
+        u = dyn.control(row.t0, p.x, p.v) if refresh or memory.held is None else memory.held
+    z = noise if noise is None or (isinstance(heat, float) and heat == 1.0) else _axpy(heat, noise, None)
     if u is not None and z is not None:
         z = u + z
     state = {b: getattr(p, b) for b in dyn.blocks}
@@ -159,7 +154,7 @@ def step(
 
 def residual(
     row: Row, dyn: Dynamics, p0: Particles, p1: Particles, memory: Memory = Memory()
-) -> tuple[Float[Tensor, n * event], Float[Tensor, " n"], Memory]:
+) -> tuple[Float[Tensor, "n *event"], Float[Tensor, " n"], Memory]:
     """Solve a row for its z, given the states at both ends.
 
     Returns:
@@ -180,12 +175,17 @@ def residual(
     return z, torch.stack(gaps).amax(0), Memory(history[: row.history], memory.held)
 
 
+def rounding(dtype: torch.dtype) -> float:
+    """Allowed mismatch of a deterministic block, nm: schemes differ by as little as 1e-5 nm a step at 1 fs."""
+    return 1e-9 if dtype == torch.float64 else 1e-5
+
+
 def log_prob(
-    row: Row, dyn: Dynamics, p0: Particles, p1: Particles, memory: Memory = Memory(), *, atol: float = 1e-4
+    row: Row, dyn: Dynamics, p0: Particles, p1: Particles, memory: Memory = Memory(), *, atol: float | None = None
 ) -> tuple[Float[Tensor, " n"], Memory]:
     """Exact log density (nats, float64) of the step p0 -> p1; -inf where a deterministic block is off by > atol.
 
-    Under a `Controlled` dynamics the density is that of the controlled step; `memory.held` supplies u when set.
+    The default atol is `rounding`. Under a `Controlled` dynamics the density is that of the controlled step; `memory.held` supplies u when set.
     """
     z, gap, after = residual(row, dyn, p0, p1, memory)
     if isinstance(dyn, Controlled):
@@ -193,9 +193,8 @@ def log_prob(
         z = z - u
     z = z.double()
     log_n = torch.as_tensor(row.split()[1].noise, dtype=torch.float64).log().expand(z.shape[1:]).sum()
-    density = (
-        -0.5 * (z**2).flatten(1).sum(1) - 0.5 * z[0].numel() * math.log(2 * math.pi) - log_n.to(z.device)
-    )
+    density = -0.5 * (z**2).flatten(1).sum(1) - 0.5 * z[0].numel() * math.log(2 * math.pi) - log_n.to(z.device)
+    atol = rounding(gap.dtype) if atol is None else atol
     return torch.where(gap <= atol, density, -torch.inf), after
 
 
@@ -336,4 +335,4 @@ def _spread(n: float) -> float | None:
 
 
 def _intervals(times: Sequence[float]) -> list[tuple[float, float]]:
-    return list(zip(times[:-1], times[1:], strict=True))
+    return list(pairwise(times))

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from molsamp.engine.dynamics import Dynamics
-from molsamp.engine.integrators import Integrator
+from molsamp.engine.dynamics import Controlled, Dynamics
+from molsamp.engine.integrators import Integrator, rounding
 from molsamp.engine.rollout import residuals
 from molsamp.engine.state import Path
 
@@ -29,20 +29,34 @@ def girsanov(
     return terms.sum((0, 2))
 
 
-def log_ratio(
-    path: Path, target: Dynamics, proposal: Dynamics, integrator: Integrator
-) -> Float[Tensor, " n"]:
+def log_ratio(path: Path, target: Dynamics, proposal: Dynamics, integrator: Integrator) -> Float[Tensor, " n"]:
     """log dP_target/dP_proposal on paths saved at every row, for two models with the same noise coefficients.
 
-    With residuals z_t, z_p the ratio is sum (z_p - z_t)(z_p + z_t) / 2: a product of differences, never a
-    difference of two large sums.
+    With z_t, z_p the noise that each would have had to draw (residual less control, where it is `Controlled`), the
+    ratio is sum (z_p - z_t)(z_p + z_t) / 2: a product of differences, never a difference of two large sums.
+
+    It is -inf where no noise of the target gives the path, as for two forces under LangevinMiddle, whose force moves
+    x ahead of the noise; +inf where none of the proposal does.
 
     Raises:
         ValueError: if the path was not saved at every row or a row has no density.
     """
-    z_p = residuals(path, proposal, integrator)[0].double()
-    z_t = residuals(path, target, integrator)[0].double()
-    return (0.5 * (z_p - z_t) * (z_p + z_t)).flatten(2).sum((0, 2))
+    (z_p, possible_p), (z_t, possible_t) = (_drawn(path, dyn, integrator) for dyn in (proposal, target))
+    ratio = (0.5 * (z_p - z_t) * (z_p + z_t)).flatten(2).sum((0, 2))
+    return torch.where(possible_t, torch.where(possible_p, ratio, torch.inf), -torch.inf)
+
+
+def _drawn(path: Path, dyn: Dynamics, integrator: Integrator) -> tuple[Tensor, Tensor]:
+    """The noise that `dyn` must have drawn in each row of a path that began at row 0, float64, and whether it could."""
+    z, gaps = residuals(path, dyn, integrator)
+    z = z.double()
+    if isinstance(dyn, Controlled):
+        for k in range(len(z)):
+            if k % dyn.hold == 0:
+                start = path.frame(k)
+                u = dyn.control(float(path.times[k]), start.x, start.v).double()
+            z[k] -= u
+    return z, gaps.amax(0) <= rounding(gaps.dtype)
 
 
 def ess(logw: Float[Tensor, " n"]) -> float:

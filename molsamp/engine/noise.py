@@ -43,6 +43,8 @@ def philox(counter: list[Tensor], key: tuple[int, int]) -> list[Tensor]:
 class Noise:
     """Random numbers keyed by (seed, child, kind, step, particle id, component).
 
+    Steps lie in [0, 2^46), particle ids in [0, 2^48).
+
     Args:
         seed: any integer in [0, 2^64).
 
@@ -87,15 +89,17 @@ class Noise:
 
     def _draw(self, kind, step, ids, shape, dtype, transform) -> Tensor:
         steps = [step] if isinstance(step, int) else list(step)
+        if steps and not 0 <= min(steps) <= max(steps) < 1 << 46:
+            raise ValueError(f"steps {min(steps)} to {max(steps)} are not in [0, 2^46)")
         size = math.prod(shape)
         per_group = 2 if dtype == torch.float64 else 4  # a float64 variate takes two words
         groups = -(-size // per_group)
         device = ids.device
         s = torch.as_tensor(steps, device=device)[:, None, None].expand(-1, len(ids), groups).reshape(-1)
-        i = (ids & MASK)[None, :, None].expand(len(steps), -1, groups).reshape(-1)
+        i = ids[None, :, None].expand(len(steps), -1, groups).reshape(-1)
         g = torch.arange(groups, device=device).expand(len(steps), len(ids), -1).reshape(-1)
-        tag = kind + ((s >> 32) << 8)
-        counter = [g, s & MASK, i, tag]
+        tag = kind | ((s >> 32) << 2) | ((i >> 32) << 16)  # the kind and what the words of step and id cannot hold
+        counter = [g, s & MASK, i & MASK, tag]
         out = torch.empty((len(s), per_group), dtype=dtype, device=device)
         for a in range(0, len(s), CHUNK):
             words = philox([c[a : a + CHUNK] for c in counter], self._key)
@@ -114,9 +118,7 @@ class Tape:
     def __init__(self, z: Float[Tensor, "rows n *event"], first: int = 0):
         self.z, self.first = z, first
 
-    def normal(
-        self, step: Steps, ids: Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.float64
-    ) -> Tensor:
+    def normal(self, step: Steps, ids: Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> Tensor:
         """The stored rows, in the place of `Noise.normal`."""
         if isinstance(step, int):
             return self.z[step - self.first].to(dtype)
@@ -125,9 +127,10 @@ class Tape:
 
 def _open_interval(words: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
     """Words to uniforms in (0, 1): 32 bits each in float32, two words for 53 bits in float64."""
+    below_one = 1.0 - torch.finfo(dtype).eps / 2  # where the last half would round up to 1
     if dtype == torch.float64:
-        return [(((hi << 21) | (lo >> 11)).to(dtype) + 0.5) * 2.0**-53 for hi, lo in (words[:2], words[2:])]
-    below_one = 1.0 - 2.0**-24
+        pairs = (words[:2], words[2:])
+        return [((((a << 21) | (b >> 11)).to(dtype) + 0.5) * 2.0**-53).clamp_(max=below_one) for a, b in pairs]
     return [((w.to(dtype) + 0.5) * 2.0**-32).clamp_(max=below_one) for w in words]
 
 

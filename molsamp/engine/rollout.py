@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from molsamp.engine.dynamics import Controlled, Dynamics
-from molsamp.engine.integrators import Coefficient, Info, Integrator, Memory, residual, step
-from molsamp.engine.state import Particles, Path, Status
+from molsamp.engine.integrators import Coefficient, Info, Integrator, residual, step
+from molsamp.engine.state import Memory, Particles, Path, Status
 
 NOISE_CHUNK = 1 << 20  # normals drawn ahead in one call
 
 
+@runtime_checkable
 class Source(Protocol):
     """`Noise`, or a `Tape` of given noise."""
 
@@ -48,17 +49,19 @@ def rollout(
         stop: particles -> (n,) bool; a particle for which it is true becomes DONE and stays where it is.
         each: observer called after every row with (row index, particles after the row, info).
         first: index of the first row in the noise streams, so that a rollout may be continued.
-        memory: what an earlier rollout's last row handed on (multistep schemes).
+        memory: `Path.memory` of the rollout that is continued (multistep schemes, a control held across the cut).
 
     Returns:
         The path. A particle whose state is not finite is marked DIVERGED and kept at its last good state.
 
     Raises:
-        ValueError: if `save` does not divide the number of rows.
+        ValueError: if `save` does not divide the number of rows, or the dynamics moves v and `start` has none.
     """
+    if "v" in dyn.blocks and start.v is None:
+        raise ValueError("the dynamics moves velocities, but start.v is None")
     table = [row.to(start.x) for row in integrator.rows(dyn, times)]
-    stride = {"all": 1, "last": len(table)}.get(save, save) if isinstance(save, str) else save
-    if len(table) % stride:
+    stride = save if isinstance(save, int) else {"all": 1, "last": max(1, len(table))}[save]
+    if stride < 1 or len(table) % stride:
         raise ValueError(f"save={stride} does not divide the {len(table)} rows of this rollout")
     record = _Recorder(start, len(table), stride)
     hold = dyn.hold if isinstance(dyn, Controlled) else 1
@@ -67,16 +70,14 @@ def rollout(
     for k, row in enumerate(table):
         if k % chunk == 0:
             ahead = range(first + k, first + min(k + chunk, len(table)))
-            draws = (
-                noise.normal(ahead, p.ids, tuple(event), p.x.dtype) if any(r.draws for r in table) else None
-            )
+            draws = noise.normal(ahead, p.ids, tuple(event), p.x.dtype) if any(r.draws for r in table) else None
         z = draws[k % chunk] if draws is not None and row.draws else None
         q, memory, info = step(row, dyn, p, z, memory, refresh=(first + k) % hold == 0, heat=heat)
-        p = _settle(p, q, stop)
-        record.row(k, p, info)
+        p, moved = _settle(p, q, stop)
+        record.row(k, p, info, moved)
         if each is not None:
             each(k, p, info)
-    return record.path(times, p, dyn)
+    return record.path(times, p, dyn, memory)
 
 
 def residuals(path: Path, dyn: Dynamics, integrator: Integrator) -> tuple[Tensor, Tensor]:
@@ -101,13 +102,18 @@ def residuals(path: Path, dyn: Dynamics, integrator: Integrator) -> tuple[Tensor
     return torch.stack(zs), torch.stack(gaps)
 
 
-def _settle(p: Particles, q: Particles, stop: Callable[[Particles], Tensor] | None) -> Particles:
-    """Accept a step for the particles that are OK and stayed finite; freeze the others."""
+def _settle(p: Particles, q: Particles, stop: Callable[[Particles], Tensor] | None) -> tuple[Particles, Tensor | None]:
+    """Accept a step for the particles that are OK and stayed finite; freeze the others.
+
+    Returns:
+        (particles, (n,) bool of those that moved, or None when all did).
+    """
     finite = torch.isfinite(q.x.flatten(1).sum(1))
     if q.v is not None:
         finite &= torch.isfinite(q.v.flatten(1).sum(1))
     moving = (p.status == Status.OK) & finite
-    if not bool(moving.all()):
+    all_moved = bool(moving.all())
+    if not all_moved:
         lost = (p.status == Status.OK) & ~finite
         keep = moving.view(-1, *[1] * (q.x.dim() - 1))
         v = None if q.v is None or p.v is None else torch.where(keep, q.v, p.v)
@@ -116,7 +122,7 @@ def _settle(p: Particles, q: Particles, stop: Callable[[Particles], Tensor] | No
     if stop is not None:
         reached = stop(q) & (q.status == Status.OK)
         q = q.evolve(status=torch.where(reached, torch.full_like(q.status, Status.DONE), q.status))
-    return q
+    return q, None if all_moved else moving
 
 
 class _Recorder:
@@ -128,28 +134,28 @@ class _Recorder:
         self.x = start.x.new_empty(frames, *start.x.shape)
         self.x[0] = start.x
         self.v = None if start.v is None else start.v.new_empty(frames, *start.v.shape)
-        if self.v is not None:
+        if self.v is not None and start.v is not None:
             self.v[0] = start.v
         self.z = start.x.new_zeros(frames - 1, *start.x.shape)
         self.energy = start.x.new_empty(frames, len(start))
         self.has_energy = False
         self.log_ratio = torch.zeros(len(start), dtype=torch.float64, device=start.x.device)
 
-    def row(self, k: int, p: Particles, info: Info) -> None:
+    def row(self, k: int, p: Particles, info: Info, moved: Tensor | None) -> None:
         j, inside = divmod(k, self.stride)
         if inside == 0 and info.energy is not None:
             self.energy[j], self.has_energy = info.energy, True
         if info.z is not None:
-            self.z[j] += info.z
+            self.z[j] += _where(moved, info.z)
             if info.u is not None:
                 terms = (info.u * (info.z - 0.5 * info.u)).flatten(1).sum(1)
-                self.log_ratio += torch.where(p.status == Status.OK, terms.double(), 0.0)
+                self.log_ratio += _where(moved, terms.double())
         if inside == self.stride - 1:
             self.x[j + 1] = p.x
-            if self.v is not None:
+            if self.v is not None and p.v is not None:
                 self.v[j + 1] = p.v
 
-    def path(self, times: Sequence[float], p: Particles, dyn: Dynamics) -> Path:
+    def path(self, times: Sequence[float], p: Particles, dyn: Dynamics, memory: Memory) -> Path:
         energy = None
         if self.has_energy:
             last = dyn.evaluate(times[-1], p.x)[1]
@@ -157,4 +163,9 @@ class _Recorder:
             self.energy[-1], energy = last, self.energy
         kept = torch.as_tensor(times, dtype=torch.float64)[:: self.stride]
         final = p.evolve(logw=p.logw - self.log_ratio)
-        return Path(kept, self.x, self.v, self.z, energy, self.log_ratio, final, self.stride)
+        return Path(kept, self.x, self.v, self.z, energy, self.log_ratio, final, self.stride, memory)
+
+
+def _where(moved: Tensor | None, a: Tensor) -> Tensor:
+    """`a` (n, ...) with zeros for the particles that did not move."""
+    return a if moved is None else torch.where(moved.view(-1, *[1] * (a.dim() - 1)), a, 0.0)

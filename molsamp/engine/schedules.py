@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """alpha(t), sigma(t), half log-SNR lam(t) = log(alpha/sigma), its inverse, and the forward SDE's f and g^2."""
 

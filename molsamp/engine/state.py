@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -30,8 +31,8 @@ class Particles:
         ids: keys of the particles' noise, (n,), int64; a resampled clone gets a new one.
     """
 
-    x: Float[Tensor, n * event]
-    v: Float[Tensor, n * event] | None
+    x: Float[Tensor, "n *event"]
+    v: Float[Tensor, "n *event"] | None
     logw: Float[Tensor, " n"]
     status: Int[Tensor, " n"]
     ids: Int[Tensor, " n"]
@@ -53,7 +54,7 @@ class Particles:
 
     def take(self, index: Tensor) -> Particles:
         """The particles at `index` (clones keep their ids; see `particles.resample` for new ones)."""
-        return Particles(**{k: None if b is None else b[index] for k, b in _blocks(self)})
+        return self.evolve(**{k: None if b is None else b[index] for k, b in _blocks(self)})
 
     def evolve(self, **blocks) -> Particles:
         """A copy with some blocks replaced."""
@@ -66,7 +67,14 @@ class Particles:
     @classmethod
     def from_tensors(cls, blocks: dict[str, Tensor]) -> Particles:
         """The inverse of `to_tensors`."""
-        return cls(**{"v": None, **blocks})
+        return cls(blocks["x"], blocks.get("v"), blocks["logw"], blocks["status"], blocks["ids"])
+
+
+class Memory(NamedTuple):
+    """What a row hands to the next besides the particles: past evaluations (newest first) and a held control."""
+
+    history: tuple[Tensor, ...] = ()
+    held: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -79,10 +87,12 @@ class Path:
         v: (F, n, *event) or None.
         z: total standard-normal displacement (control + noise, in units of the row's N) summed over the
             rows between frame j and j + 1, (F - 1, n, *event); with stride 1 it is the residual of each row.
+            Zero for the rows in which a particle was frozen.
         energy: energy at each frame in kJ/mol, (F, n), or None where the dynamics has none.
         log_ratio: log dP_u/dP_0 of the control that drove the path, nats, (n,), float64; 0 without one.
         final: the particles at the end, ready for the next rollout.
         stride: rows between frames.
+        memory: what the last row hands on, for the next rollout.
     """
 
     times: Float[Tensor, " F"]
@@ -93,6 +103,7 @@ class Path:
     log_ratio: Float[Tensor, " n"]
     final: Particles
     stride: int
+    memory: Memory = field(default_factory=Memory)
 
     def __len__(self) -> int:
         return len(self.times)

@@ -1,0 +1,83 @@
+"""Numbers with their uncertainty: a value without an interval is not a result."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval.
+
+    Args:
+        value: the estimate; NaN where there were no data.
+        interval: (low, high) at 95 %.
+        unit: as printed.
+        n: samples behind it.
+        ess: effective sample size where weights were involved.
+    """
+
+    value: float
+    interval: tuple[float, float]
+    unit: str = "1"
+    n: int = 0
+    ess: float | None = None
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.value:.4g} [{low:.4g}, {high:.4g}]" + ("" if self.unit == "1" else f" {self.unit}")
+
+    def as_dict(self) -> dict:
+        """The form of result.json; non-finite numbers become null."""
+
+        def number(a: float) -> float | None:
+            return a if math.isfinite(a) else None
+
+        entry = {
+            "value": number(self.value),
+            "interval": [number(a) for a in self.interval],
+            "unit": self.unit,
+            "n": self.n,
+        }
+        return entry if self.ess is None else {**entry, "ess": self.ess}
+
+
+def wilson(successes: int, n: int, unit: str = "1") -> Estimate:
+    """A proportion with its 95 % score interval (Wilson 1927)."""
+    if n == 0:
+        return Estimate(math.nan, (0.0, 1.0), unit, 0)
+    p, z2 = successes / n, Z95**2
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    return Estimate(p, (max(0.0, centre - half), min(1.0, centre + half)), unit, n)
+
+
+def mean(samples: Float[Tensor, " n"], unit: str = "1") -> Estimate:
+    """The mean of independent samples with its 95 % Student interval."""
+    n = len(samples)
+    if n == 0:
+        return Estimate(math.nan, (math.nan, math.nan), unit, 0)
+    value = float(samples.double().mean())
+    if n == 1:
+        return Estimate(value, (-math.inf, math.inf), unit, 1)
+    half = student95(n - 1) * float(samples.double().std()) / math.sqrt(n)
+    return Estimate(value, (value - half, value + half), unit, n)
+
+
+def student95(nu: int) -> float:
+    """97.5 % quantile of Student's t with nu >= 1 degrees of freedom (Cornish-Fisher series; exact to 1e-3 from nu = 3)."""
+    exact = {1: 12.7062, 2: 4.3027}
+    if nu in exact:
+        return exact[nu]
+    z = Z95
+    g1 = (z**3 + z) / 4
+    g2 = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    g3 = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    g4 = (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160
+    return z + g1 / nu + g2 / nu**2 + g3 / nu**3 + g4 / nu**4

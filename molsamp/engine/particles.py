@@ -1,0 +1,177 @@
+"""Resampling between steps, and the sequential Monte Carlo that follows from it.
+
+A population of weighted particles is an estimate: sum_i w_i f(x_i). Resampling replaces it by an equally weighted
+one with the same expectation, spending particles where the weight is. The log of the mean weight, which estimates
+the normalising constant Z, is carried through unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from molsamp.engine.dynamics import Dynamics
+from molsamp.engine.integrators import Integrator, Table
+from molsamp.engine.measures import ess, log_mean_exp
+from molsamp.engine.noise import Noise
+from molsamp.engine.rollout import rollout
+from molsamp.engine.state import Memory, Particles, Status
+
+Scheme = Literal["systematic", "stratified", "multinomial", "residual"]
+BELOW_ONE = 1.0 - 2.0**-53
+
+
+def resample(
+    p: Particles, noise: Noise, step: int, *, scheme: Scheme = "systematic", below: float = 0.5
+) -> tuple[Particles, Int[Tensor, " n"]]:
+    """Draw n particles with expected multiplicities n w_i / sum w, if ESS < below x n.
+
+    Every copy carries the mean weight, so that the log-mean weight is kept. DIVERGED particles, and weights that are
+    NaN or +inf, count as zero and are never drawn. The first copy of a particle keeps its id; each further copy gets
+    max(ids) + 1, + 2, ..: whenever a particle dies a clone is born, so the largest id grows and no id ever returns.
+
+    Args:
+        p: n particles.
+        noise: its stream "resample" is used; populations that share ids need a child each.
+        step: key of this resampling, used once.
+        scheme: systematic (one uniform for all), stratified (one per stratum), multinomial (independent),
+            residual (whole parts of n w for certain, multinomial for the rest).
+        below: threshold as a share of n; above 1 resamples always.
+
+    Returns:
+        (particles sorted by ancestor, index of each one's ancestor). A population whose ESS is high enough, or
+        which has no positive weight at all, comes back as it is.
+
+    Raises:
+        ValueError: for an unknown scheme.
+
+    Source: Douc, Cappe, Moulines, "Comparison of resampling schemes for particle filtering", ISPA 2005.
+    """
+    if scheme not in get_args(Scheme):
+        raise ValueError(f"resampling scheme {scheme!r} is not one of {', '.join(get_args(Scheme))}")
+    logw = live_weights(p)
+    everyone = torch.arange(len(p), device=p.x.device)
+    if ess(logw) == 0.0 or ess(logw) >= below * len(p):
+        return p, everyone
+    w = torch.exp(logw - logw.max()).cpu()
+    ancestors = _draw(w, noise.child("resample"), step, scheme).to(p.x.device)
+    mean = torch.full_like(p.logw, log_mean_exp(logw)[0])
+    return p.take(ancestors).evolve(logw=mean, ids=_clone_ids(p.ids, ancestors)), ancestors
+
+
+def live_weights(p: Particles) -> Float[Tensor, " n"]:
+    """Log weights with -inf for DIVERGED particles and for weights that are NaN or +inf."""
+    live = (p.status != Status.DIVERGED) & (p.logw < torch.inf)
+    return torch.where(live, p.logw, -torch.inf)
+
+
+def smc(
+    dyn: Dynamics,
+    integrator: Integrator,
+    start: Particles,
+    times: Sequence[float],
+    potential: Callable[[int, Particles], Tensor],
+    *,
+    noise: Noise,
+    every: int = 1,
+    scheme: Scheme = "systematic",
+    below: float = 0.5,
+) -> tuple[Particles, float]:
+    """Sequential Monte Carlo: roll a segment, weigh by the potential, resample; again until the end of the grid.
+
+    exp(log_z) is an unbiased estimate of E[prod_k exp(potential_k)] under the free dynamics. A `Controlled` dynamics
+    (a twisted proposal) keeps it so, since `rollout` puts the control's log ratio into the weights.
+
+    Args:
+        dyn, integrator, start, times: as in `rollout`.
+        potential: (k, particles at times[k]) -> log-weight increments (n,), nats; called after every segment. A
+            particle that gets NaN or +inf is marked DIVERGED.
+        noise: for the dynamics and, in its stream "resample", for the resampling.
+        every: rows a segment; the last one may be shorter.
+        scheme, below: as in `resample`. The last segment is not resampled.
+
+    Returns:
+        (weighted particles at times[-1], log of their mean weight; -inf once every weight is zero).
+
+    Raises:
+        ValueError: for `every` below 1.
+    """
+    if every < 1:
+        raise ValueError(f"every={every}: a segment has at least one row")
+    table = integrator.rows(dyn, times)
+    p, memory = start, Memory()
+    for first in range(0, len(table), every):
+        last = min(first + every, len(table))
+        segment = rollout(
+            dyn,
+            _Rows(table[first:last]),
+            p,
+            times[first : last + 1],
+            noise=noise,
+            save="last",
+            first=first,
+            memory=memory,
+        )
+        p, memory = _weigh(segment.final, potential(last, segment.final)), segment.memory
+        if last < len(table):
+            p, ancestors = resample(p, noise, last, scheme=scheme, below=below)
+            memory = _take(memory, ancestors)
+    return p, log_mean_exp(live_weights(p))[0]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows cut from the table of the whole grid, so that a multistep scheme does not start anew in each segment."""
+
+    table: Table
+
+    def rows(self, dyn: Dynamics, times: Sequence[float]) -> Table:
+        return self.table
+
+
+def _weigh(p: Particles, increment: Tensor) -> Particles:
+    logw = p.logw + increment.to(p.logw)
+    lost = (p.status == Status.OK) & ~(logw < torch.inf)
+    return p.evolve(logw=logw, status=torch.where(lost, torch.full_like(p.status, Status.DIVERGED), p.status))
+
+
+def _take(memory: Memory, ancestors: Tensor) -> Memory:
+    held = None if memory.held is None else memory.held[ancestors]
+    return Memory(tuple(g[ancestors] for g in memory.history), held)
+
+
+def _draw(w: Float[Tensor, " n"], noise: Noise, step: int, scheme: Scheme) -> Int[Tensor, " n"]:
+    """Ancestors in rising order for weights w >= 0."""
+    n = len(w)
+    slots = torch.arange(n)
+    if scheme == "residual":
+        expected = n * w / w.sum()  # in this order n equal weights give exactly 1
+        whole = expected.floor()
+        rest = n - int(whole.sum())
+        certain = torch.repeat_interleave(slots, whole.long())
+        drawn = _invert(expected - whole, noise.uniform(step, slots)[:rest])
+        return torch.cat([certain, drawn]).sort().values
+    if scheme == "multinomial":
+        return _invert(w, noise.uniform(step, slots).sort().values)
+    u = noise.uniform(step, slots[:1] if scheme == "systematic" else slots)
+    return _invert(w, (slots + u) / n)
+
+
+def _invert(w: Float[Tensor, " n"], u: Float[Tensor, " m"]) -> Int[Tensor, " m"]:
+    """First index whose cumulative weight exceeds u: a zero weight adds nothing to exceed and is never found.
+
+    The cumulative weights end at exactly 1 and u is kept below it, so that rounding cannot point past the end.
+    """
+    edges = w.cumsum(0)
+    return torch.searchsorted(edges / edges[-1], u.clamp(max=BELOW_ONE), right=True)
+
+
+def _clone_ids(ids: Int[Tensor, " n"], ancestors: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+    clone = torch.zeros_like(ancestors, dtype=torch.bool)
+    clone[1:] = ancestors[1:] == ancestors[:-1]
+    return torch.where(clone, ids.max() + clone.cumsum(0), ids[ancestors])

@@ -1,0 +1,70 @@
+"""The one driver of long work: advance a job, log, checkpoint, stop when asked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and has written its checkpoint."""
+
+
+@runtime_checkable
+class Job(Protocol):
+    """Resumable work in `total` units; `state` and `load` carry everything the next unit depends on."""
+
+    k: int
+    total: int
+
+    def advance(self) -> dict[str, Any]: ...
+    def state(self) -> dict[str, Tensor]: ...
+    def load(self, state: dict[str, Tensor]) -> None: ...
+
+
+@runtime_checkable
+class Journal(Protocol):
+    """Where a job is recorded; `molsamp.Run` is one."""
+
+    interrupted: bool
+
+    def resume(self) -> dict[str, Tensor] | None: ...
+    def save(self, state: dict[str, Tensor]) -> None: ...
+    def log(self, metrics: dict[str, Any]) -> None: ...
+
+
+def drive(
+    job: Job,
+    run: Journal | None = None,
+    each: Callable[[dict[str, Any]], None] | None = None,
+    *,
+    every: float = 20.0,
+) -> None:
+    """Advance `job` to its end, from the run's checkpoint if it has one.
+
+    Args:
+        job: the work.
+        run: records metrics and checkpoints, and says when to stop.
+        each: called with the metrics of every unit (progress bars).
+        every: seconds between checkpoints.
+
+    Raises:
+        Interrupted: after a checkpoint, when the run was asked to stop.
+    """
+    if run is not None and (saved := run.resume()) is not None:
+        job.load(saved)
+    last = time.monotonic()
+    while job.k < job.total:
+        metrics = {"k": job.k, **job.advance()}
+        if run is not None:
+            run.log(metrics)
+        if each is not None:
+            each(metrics)
+        if run is not None and (run.interrupted or time.monotonic() - last > every or job.k == job.total):
+            run.save(job.state())
+            last = time.monotonic()
+            if run.interrupted and job.k < job.total:
+                raise Interrupted

@@ -1,0 +1,56 @@
+"""The gradient loop: every parameter that is ever trained is trained here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class FitResult(NamedTuple):
+    """Mean loss over the steps taken and the last gradient norm before clipping."""
+
+    loss: float
+    gradient: float
+    skipped: int
+
+
+def fit(
+    objective: Callable[[dict[str, Tensor]], Tensor],
+    draw: Callable[[int], dict[str, Tensor]],
+    optimiser: torch.optim.Optimizer,
+    *,
+    steps: int,
+    clip: float = 1.0,
+) -> FitResult:
+    """Take `steps` gradient steps of `objective` on batches from `draw`.
+
+    Args:
+        objective: batch -> scalar loss.
+        draw: step index -> batch.
+        optimiser: keeps its moments between calls; each of its parameter groups is clipped to norm `clip`.
+        steps: gradient steps.
+        clip: largest gradient norm of a group.
+
+    Returns:
+        `FitResult`; a step whose loss or gradient is not finite is skipped and counted.
+    """
+    total, norm, skipped = 0.0, 0.0, 0
+    for k in range(steps):
+        loss = objective(draw(k))
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norms = [float(torch.nn.utils.clip_grad_norm_(g["params"], clip)) for g in optimiser.param_groups]
+        norm = max(norms)
+        if not all(map(_finite, (float(loss.detach()), *norms))):
+            skipped += 1
+            continue
+        optimiser.step()
+        total += float(loss.detach())
+    return FitResult(total / max(1, steps - skipped), norm, skipped)
+
+
+def _finite(x: float) -> bool:
+    return abs(x) < float("inf")

@@ -1,0 +1,156 @@
+"""Unbiased dynamics, the null of every path sampler, and `Batches`, the job that draws independent paths."""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from molsamp.engine.noise import Noise
+from molsamp.engine.rollout import rollout
+from molsamp.engine.state import Memory, Particles, Path, Status
+from molsamp.molecular.paths.paths import Cost, Paths
+from molsamp.molecular.paths.problem import Problem
+from molsamp.molecular.paths.settings import FreeSettings
+
+
+class Batches(ABC):
+    """n independent paths, drawn batch by batch, as a resumable job: one unit is one batch.
+
+    Args:
+        problem: what to sample.
+        noise: keys of everything random; path i has particle id i, whatever the batch.
+        n: paths in all.
+        batch: most paths carried side by side.
+    """
+
+    name: str
+
+    def __init__(self, problem: Problem, noise: Noise, n: int, batch: int):
+        self.problem, self.noise, self.n, self.batch = problem, noise, n, batch
+        self.k, self.total = 0, -(-n // batch)
+        self.drawn: list[Path] = []
+        self.cpu = 0.0
+
+    @abstractmethod
+    def _draw(self, ids: Int[Tensor, " m"]) -> Path:
+        """The paths with these particle ids."""
+
+    def advance(self) -> dict[str, Any]:
+        """Draw the next batch; returns its hit rate."""
+        began = time.process_time()
+        first = self.k * self.batch
+        path = self._draw(torch.arange(first, min(first + self.batch, self.n)))
+        self.drawn.append(path)
+        self.k += 1
+        self.cpu += time.process_time() - began
+        ok = path.final.status != Status.DIVERGED
+        hit = self.problem.inside(path.x).any(0) & ok
+        return {
+            "hit_rate": float(hit.double().mean()),
+            "log_rn": float(path.log_ratio[ok].mean()) if bool(ok.any()) else math.nan,
+            "diverged": int((~ok).sum()),
+        }
+
+    @property
+    def cost(self) -> Cost:
+        """What it took so far."""
+        return Cost(energy_evaluations=self.problem.energy.evaluations, cpu_seconds=self.cpu)
+
+    def state(self) -> dict[str, Tensor]:
+        """The paths drawn so far and the counters."""
+        flat = {
+            "k": torch.tensor(self.k),
+            "evaluations": torch.tensor(self.problem.energy.evaluations),
+            "cpu": torch.tensor(self.cpu, dtype=torch.float64),
+        }
+        for i, path in enumerate(self.drawn):
+            flat |= {f"path{i}.{key}": block for key, block in _to_tensors(path).items()}
+        return flat
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Continue exactly where `state` was taken."""
+        self.k, self.cpu = int(state["k"]), float(state["cpu"])
+        self.problem.energy.evaluations = int(state["evaluations"])
+        self.drawn = []
+        for i in range(self.k):
+            prefix = f"path{i}."
+            self.drawn.append(_from_tensors({k[len(prefix) :]: b for k, b in state.items() if k.startswith(prefix)}))
+
+
+class UnbiasedMD(Batches):
+    """Draws from P_0 itself, or from the same dynamics at a higher temperature, by the keyed noise.
+
+    Args:
+        problem, noise, n: see `Batches`.
+        settings: see `FreeSettings`.
+    """
+
+    name = "md"
+
+    def __init__(self, problem: Problem, settings: FreeSettings, noise: Noise, n: int = 64):
+        super().__init__(problem, noise, n, settings.batch)
+        self.settings = settings
+
+    def _draw(self, ids: Int[Tensor, " m"]) -> Path:
+        root = math.sqrt(self.settings.heat)
+        start = self.problem.initial(self.noise, ids)
+        if start.v is not None:
+            start = start.evolve(v=root * start.v)
+        p = self.problem
+        return rollout(p.dynamics, p.integrator, start, p.times, noise=self.noise, heat=root)
+
+    def paths(self) -> Paths:
+        """All paths; log dP_b/dP_0 is 0, or NaN for hot ones."""
+        path, heat = concatenate(self.drawn), self.settings.heat
+        if heat == 1.0:
+            return Paths(self.problem, path, path.log_ratio, self.name, cost=self.cost)
+        note = (
+            f"These paths were driven by noise of {heat:g} times the temperature: they are not draws from P_0, and "
+            "no weight makes them so (two diffusions of different strength have no density with respect to each other "
+            "as the timestep goes to zero)."
+        )
+        log_rn = torch.full_like(path.log_ratio, math.nan)
+        return Paths(self.problem, path, log_rn, self.name, cost=self.cost, notes=(note,))
+
+
+def concatenate(parts: list[Path]) -> Path:
+    """One path record of the particles of several, on the same frames."""
+    first = parts[0]
+
+    def joined(name: str) -> Tensor | None:
+        blocks = [getattr(p, name) for p in parts]
+        return None if blocks[0] is None else torch.cat(blocks, dim=1)
+
+    final = {f.name: [getattr(p.final, f.name) for p in parts] for f in fields(Particles)}
+    blocks = {k: torch.cat(b) for k, b in final.items() if b[0] is not None}
+    x = joined("x")
+    assert x is not None
+    return replace(
+        first,
+        x=x,
+        v=joined("v"),
+        z=joined("z"),
+        energy=joined("energy"),
+        log_ratio=torch.cat([p.log_ratio for p in parts]),
+        final=Particles.from_tensors(blocks),
+        memory=Memory(),
+    )
+
+
+def _to_tensors(path: Path) -> dict[str, Tensor]:
+    blocks = {k: getattr(path, k) for k in ("times", "x", "v", "z", "energy", "log_ratio")}
+    flat = {k: b for k, b in blocks.items() if b is not None}
+    return flat | {f"final.{k}": b for k, b in path.final.to_tensors().items()}
+
+
+def _from_tensors(flat: dict[str, Tensor]) -> Path:
+    final = Particles.from_tensors({k[6:]: b for k, b in flat.items() if k.startswith("final.")})
+    blocks = {k: flat.get(k) for k in ("times", "x", "v", "z", "energy", "log_ratio")}
+    return Path(**blocks, final=final, stride=1)  # type: ignore[arg-type]

@@ -1,0 +1,287 @@
+"""TPS-DPS: transition paths from a learned control (Seong et al., "Transition path sampling with improved
+off-policy training of diffusion path samplers", ICLR 2025), with the control in the noise step.
+
+One unit of work is one rollout with the present control on hot noise and a few gradient steps on stored paths:
+
+    log dP_u/dP_0 = sum_j [ u_j R_j - H |u_j|^2 / 2 ],   R_j = sum of (u + xi) over block j of H rows,
+
+where u is held for H rows. R_j and the frames at block starts are all that is stored.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from molsamp.engine.dynamics import Controlled
+from molsamp.engine.measures import ess
+from molsamp.engine.noise import Noise
+from molsamp.engine.rollout import rollout
+from molsamp.engine.state import Path, Status
+from molsamp.learn.buffer import Ring
+from molsamp.learn.fit import FitResult, fit
+from molsamp.learn.networks import flatten_state, with_prefix
+from molsamp.learn.objectives import cross_entropy, log_variance, relative_entropy, trust_region_target
+from molsamp.molecular.paths.networks import build_control
+from molsamp.molecular.paths.paths import Cost, Paths
+from molsamp.molecular.paths.problem import Problem, kB
+from molsamp.molecular.paths.settings import LearnedSettings
+from molsamp.molecular.paths.target import Target
+
+SIGMA = 0.0025  # nm, the width of the target where neither the settings nor the system name one
+
+
+class LearnedPaths:
+    """The learned sampler, as a resumable job.
+
+    Args:
+        problem: what to sample.
+        settings: see `LearnedSettings`.
+        noise: keys of everything random.
+        n: paths that `paths()` draws.
+    """
+
+    name = "tps-dps"
+
+    def __init__(self, problem: Problem, settings: LearnedSettings, noise: Noise, n: int = 64):
+        if problem.steps % settings.hold:
+            raise ValueError(f"hold = {settings.hold} does not divide the {problem.steps} steps of a path")
+        self.problem, self.settings, self.noise, self.n = problem, settings, noise, n
+        self.k, self.total = 0, settings.rollouts
+        self.control = build_control(problem, settings.network, noise.child("network"))
+        self.log_z = nn.Parameter(torch.zeros((), dtype=torch.float64))
+        self.optimiser = torch.optim.Adam(
+            [
+                {"params": list(self.control.parameters()), "lr": settings.learning_rate},
+                {"params": [self.log_z], "lr": settings.learning_rate_log_z},
+            ]
+        )
+        self.rates = [g["lr"] for g in self.optimiser.param_groups]
+        self.ring = Ring(settings.buffer)
+        self.kept: list[tuple[float, dict[str, Tensor]]] = []
+        self.network_calls, self.cpu = 0, 0.0
+
+    # ---------------------------------------------------------------- training
+
+    def advance(self) -> dict[str, Any]:
+        """One rollout and its gradient steps; returns the metrics of the rollout."""
+        began, s = time.process_time(), self.settings
+        path = self.run(s.samples, self.noise.child("training"), first_id=self.k * s.samples, heat=self.heat())
+        metrics = self._measure(path)
+        self._keep(metrics)
+        dropped = self.ring.push(self._items(path))
+        result = self._learn()
+        self.k += 1
+        self.cpu += time.process_time() - began
+        return metrics | {
+            "loss": result.loss,
+            "gradient": result.gradient,
+            "dropped": dropped,
+            "skipped": result.skipped,
+        }
+
+    def run(self, n: int, noise: Noise, *, first_id: int = 0, heat: float = 1.0, save: Any = None) -> Path:
+        """Roll out n paths under the present control; saved at block starts unless told otherwise."""
+        ids = torch.arange(first_id, first_id + n)
+        dyn = Controlled(self.problem.dynamics, self.control.drive, self.settings.hold)
+        self.network_calls += n * self.problem.steps // self.settings.hold
+        self.control.eval()
+        start = self.problem.initial(noise, ids)
+        save = save or self.settings.hold
+        return rollout(
+            dyn, self.problem.integrator, start, self.problem.times, noise=noise, save=save, heat=math.sqrt(heat)
+        )
+
+    def heat(self) -> float:
+        """Sampling temperature over target temperature: linear down to 1 over the first `heat_share` of training."""
+        s = self.settings
+        top = s.heat_start if s.temperature_start is None else s.temperature_start * kB / self.problem.kT
+        done = self.k / max(1.0, s.heat_share * self.total)
+        return max(1.0, top + (1.0 - top) * done)
+
+    def target(self) -> Target:
+        """The relaxed indicator at the present width (annealed geometrically when `sigma_start` is given)."""
+        t, own = self.settings.target, self.problem.system.settings
+        end = t.sigma or own.sigma or SIGMA
+        start = t.sigma_start or end
+        share = min(1.0, self.k / max(1.0, self.settings.heat_share * self.total))
+        return Target(self.problem, t.kind or "rmsd", start * (end / start) ** share, t.mode)
+
+    def _items(self, path: Path) -> dict[str, Tensor]:
+        """Path-first items of the ring: encodings at block starts, R_j in their frame, reward, behaviour."""
+        assert path.z is not None
+        blocks, n = path.z.shape[:2]
+        starts = path.x[:-1].flatten(0, 1)
+        v = None if path.v is None else path.v[:-1].flatten(0, 1)
+        t = path.times[:-1].to(starts.dtype).repeat_interleave(n)
+        with torch.no_grad():
+            encoding = self.control.encode(t, starts, v)
+            z = self.control.turn(encoding, path.z.flatten(0, 1))
+        encoding.pop("R", None)
+
+        def path_first(a: Tensor) -> Tensor:
+            return a.unflatten(0, (blocks, n)).transpose(0, 1)
+
+        items = {k: path_first(a) for k, a in {**encoding, "z": z}.items()}
+        bad = path.final.status == Status.DIVERGED
+        behaviour = path.log_ratio.masked_fill(bad, math.nan)
+        return items | {"reward": self._frames_of_reward(path), "behaviour": behaviour}
+
+    def _frames_of_reward(self, path: Path) -> Tensor:
+        """What the reward is made of and does not depend on its width: per-frame -sigma^2 log rho, (n, F)."""
+        target = self.target()
+        return (target.frames(path.x) * target.sigma**2).T
+
+    def _stored_reward(self, stored: Tensor) -> Tensor:
+        target = self.target()
+        return self.settings.target.reward_scale * target.combine((stored / target.sigma**2).T)
+
+    def log_rn(self, batch: dict[str, Tensor]) -> Tensor:
+        """log dP_u/dP_0 of stored paths under the present control, (batch,), float64."""
+        z = batch["z"]
+        encoding = {k: a.flatten(0, 1) for k, a in batch.items() if k not in ("z", "reward", "behaviour")}
+        u = self.control.forward(encoding).view_as(z)
+        return (u * (z - 0.5 * self.settings.hold * u)).flatten(2).sum(2).double().sum(1)
+
+    def _learn(self) -> FitResult:
+        """`gradient_steps` steps of the chosen loss on the ring (relative entropy: on the newest paths alone)."""
+        s = self.settings
+        share = 1.0 + (s.decay - 1.0) * self.k / self.total
+        for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
+            group["lr"] = rate * share
+        self.control.train()
+        if not len(self.ring):
+            return FitResult(math.nan, math.nan, 0)
+        old = self._freeze_policy() if s.loss == "trust-region" else None
+        first, count = 0, len(self.ring)
+        if s.loss == "relative-entropy":
+            count = min(s.samples, count)
+            first = self.ring.pushed - count
+        keys = self.noise.child("batches")
+
+        def draw(step: int) -> dict[str, Tensor]:
+            at = torch.tensor([self.k * s.gradient_steps + step])
+            index = (first + keys.integers(0, at, (s.batch,), count)[0]) % self.ring.capacity
+            batch = self.ring.take(index)
+            return batch if old is None else batch | {"old": old[index]}
+
+        return fit(self._loss, draw, self.optimiser, steps=s.gradient_steps, clip=s.clip)
+
+    def _loss(self, batch: dict[str, Tensor]) -> Tensor:
+        s = self.settings
+        goal = batch.pop("old", None)
+        log_rn, log_reward = self.log_rn(batch), self._stored_reward(batch["reward"])
+        if s.loss == "cross-entropy":
+            loss = cross_entropy(log_rn, log_reward, batch["behaviour"])
+        elif s.loss == "relative-entropy":
+            loss = relative_entropy(log_rn, log_reward)
+        else:
+            variate = {"local": None, "global": self.log_z, "zero": torch.zeros(())}[s.control_variate]
+            loss = log_variance(log_rn, log_reward if goal is None else goal, variate)
+        return s.loss_scale * loss
+
+    @torch.no_grad()
+    def _freeze_policy(self) -> Tensor:
+        """Trust-region goals log dQ_lam/dP_0 of all stored paths, from the control as it stands."""
+        count = len(self.ring)
+        chunks = torch.arange(count).split(self.settings.batch)
+        log_old = torch.cat([self.log_rn(self.ring.take(i)) for i in chunks])
+        reward = self._stored_reward(self.ring.items["reward"][:count])
+        newest = (self.ring.pushed - 1 - torch.arange(min(count, self.settings.samples))) % self.ring.capacity
+        _, lam = trust_region_target(log_old[newest], reward[newest], self.settings.trust_region_ess)
+        return log_old + lam * (reward - log_old)
+
+    # ---------------------------------------------------------------- keep-best
+
+    def _measure(self, path: Path) -> dict[str, Any]:
+        ok = path.final.status != Status.DIVERGED
+        hit = self.problem.inside(path.x).any(0) & ok
+        log_rn = path.log_ratio[ok]
+        weights = torch.where(hit[ok], -log_rn, -torch.inf)
+        return {
+            "hit_rate": float(hit.double().mean()),
+            "log_rn": float(log_rn.mean()) if len(log_rn) else math.nan,
+            "ess": ess(weights),
+            "heat": self.heat(),
+            "diverged": int((~ok).sum()),
+            "rmsd": float(self.problem.deviation(path.x).amin(0).mean()),
+        }
+
+    def score(self, hit_rate: float, log_rn: float) -> float:
+        """What keep-best compares: hits up to `hit_goal` first, then the fewest nats."""
+        if not math.isfinite(log_rn):
+            return -math.inf
+        return min(hit_rate, self.settings.hit_goal) - 1e-4 * log_rn
+
+    def _keep(self, metrics: dict[str, Any]) -> None:
+        """Remember the control that drove this rollout, if it is among the best at the target temperature."""
+        if self.heat() > 1.0:
+            return
+        score = self.score(metrics["hit_rate"], metrics["log_rn"])
+        self.kept.append((score, {k: v.clone() for k, v in self.control.state_dict().items()}))
+        self.kept = sorted(self.kept, key=lambda c: -c[0])[: self.settings.candidates]
+
+    def choose(self) -> None:
+        """Load the kept control that does best on fresh validation paths."""
+        if not self.kept:
+            return
+        scores = []
+        for c, (_, weights) in enumerate(self.kept):
+            self.control.load_state_dict(weights)
+            m = self._measure(self.run(self.settings.validation, self.noise.child(f"validation {c}")))
+            scores.append(self.score(m["hit_rate"], m["log_rn"]))
+        self.control.load_state_dict(self.kept[max(range(len(scores)), key=scores.__getitem__)][1])
+
+    # ---------------------------------------------------------------- sampling
+
+    def sample(self, n: int, noise: Noise) -> Paths:
+        """Draw n paths with the present control, saved at every row."""
+        began = time.process_time()
+        path = self.run(n, noise, save="all")
+        self.cpu += time.process_time() - began
+        cost = Cost(self.problem.energy.evaluations, self.network_calls, self.cpu)
+        return Paths(self.problem, path, path.log_ratio, self.name, cost=cost)
+
+    def paths(self) -> Paths:
+        """Choose among the kept controls and draw the evaluation paths."""
+        self.choose()
+        return self.sample(self.n, self.noise.child("evaluation"))
+
+    # ---------------------------------------------------------------- checkpoints
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything the next unit depends on."""
+        flat: dict[str, Tensor] = {
+            "k": torch.tensor(self.k),
+            "log_z": self.log_z.detach().clone(),
+            "evaluations": torch.tensor(self.problem.energy.evaluations),
+            "network_calls": torch.tensor(self.network_calls),
+            "cpu": torch.tensor(self.cpu, dtype=torch.float64),
+            "scores": torch.tensor([s for s, _ in self.kept], dtype=torch.float64),
+        }
+        flat |= flatten_state("control", self.control.state_dict())
+        flat |= flatten_state("optimiser", self.optimiser.state_dict()["state"])
+        flat |= flatten_state("ring", self.ring.state())
+        for c, (_, weights) in enumerate(self.kept):
+            flat |= flatten_state(f"kept{c}", weights)
+        return flat
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Continue exactly where `state` was taken."""
+        self.k, self.cpu = int(state["k"]), float(state["cpu"])
+        self.problem.energy.evaluations = int(state["evaluations"])
+        self.network_calls = int(state["network_calls"])
+        self.log_z.data.copy_(state["log_z"])
+        self.control.load_state_dict(with_prefix("control", state))
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in with_prefix("optimiser", state).items():
+            index, name = key.split(".")
+            moments.setdefault(int(index), {})[name] = value
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
+        self.ring.load(with_prefix("ring", state))
+        self.kept = [(float(s), with_prefix(f"kept{c}", state)) for c, s in enumerate(state["scores"])]

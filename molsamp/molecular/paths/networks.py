@@ -1,0 +1,38 @@
+"""From settings to a control: which network, which head."""
+
+from __future__ import annotations
+
+import math
+
+from molsamp.engine.noise import Noise
+from molsamp.learn.networks import MLP
+from molsamp.molecular.paths.control import Control, Features, NetworkControl
+from molsamp.molecular.paths.problem import Problem
+from molsamp.molecular.paths.settings import NetworkSettings
+from molsamp.molecular.paths.tangent import TorsionTangents, torsions
+
+
+def build_control(problem: Problem, settings: NetworkSettings, noise: Noise) -> Control:
+    """The control that `settings` describe, its weights keyed by `noise`, its answer zero (scale head: a weak pull).
+
+    Raises:
+        ValueError: for a combination that does not exist, naming both keys.
+    """
+    if settings.head == "torsion":
+        if settings.kind != "mlp":
+            raise ValueError(f"network.head = 'torsion' needs network.kind = 'mlp', not {settings.kind!r}")
+        c = len(torsions(problem))
+        net = MLP((3 * c + 1, *settings.widths, c), noise, settings.activation)
+        return TorsionTangents(problem, net.to(problem.dtype), settings.scale)
+    event = problem.system.event
+    if settings.kind == "mlp":
+        shape = {"force": event, "scale": event[:-1], "potential": ()}[settings.head]
+        widths = (Features.inputs(event, settings.time), *settings.widths, math.prod(shape))
+        net = Features(MLP(widths, noise, settings.activation), settings.length, settings.time, shape)
+    else:
+        from molsamp.learn.equivariant import build_equivariant
+
+        if not problem.molecular:
+            raise ValueError(f"network.kind = {settings.kind!r} needs a molecule; {problem.system.name} is a toy")
+        net = build_equivariant(settings.kind, problem.system, settings.head, settings.widths, settings.time, noise)
+    return NetworkControl(problem, net.to(problem.dtype), settings.head, settings.scale)

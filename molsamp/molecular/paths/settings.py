@@ -1,0 +1,151 @@
+"""Settings of the path samplers, one table a method, with the presets of the command line."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pydantic
+from pydantic import Field
+
+from molsamp.schema import Strict, Temperature
+
+
+class TargetSettings(Strict):
+    """The relaxed indicator of the end state; None takes the system's own."""
+
+    kind: Literal["rmsd", "basin"] | None = None
+    sigma: float | None = Field(default=None, gt=0)
+    sigma_start: float | None = Field(default=None, gt=0)
+    mode: Literal["max", "final", "softmax"] = "max"
+    reward_scale: float = Field(default=1.0, gt=0)
+
+
+class NetworkSettings(Strict):
+    """The control's network."""
+
+    kind: Literal["mlp", "painn", "e3nn"] = "mlp"
+    head: Literal["force", "scale", "potential", "torsion"] = "force"
+    widths: tuple[int, ...] = (64, 64)
+    activation: Literal["silu", "relu", "tanh"] = "silu"
+    time: bool = False
+    scale: float = Field(default=0.05, gt=0)
+    length: float = Field(default=0.1, gt=0)
+
+
+class LearnedSettings(Strict):
+    """TPS-DPS: training of a control by an off-policy loss on its own rollouts."""
+
+    rollouts: int = Field(default=200, ge=1)
+    samples: int = Field(default=64, ge=2)
+    gradient_steps: int = Field(default=20, ge=1)
+    batch: int = Field(default=64, ge=2)
+    buffer: int = Field(default=512, ge=2)
+    hold: int = Field(default=10, ge=1)
+    loss: Literal["log-variance", "cross-entropy", "relative-entropy", "trust-region"] = "log-variance"
+    control_variate: Literal["local", "global", "zero"] = "local"
+    loss_scale: float = Field(default=1.0, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate_log_z: float = Field(default=1e-3, gt=0)
+    decay: float = Field(default=0.1, gt=0, le=1)
+    clip: float = Field(default=1.0, gt=0)
+    temperature_start: Temperature | None = None
+    heat_start: float = Field(default=2.0, ge=1)
+    heat_share: float = Field(default=0.7, ge=0, le=1)
+    trust_region_ess: float = Field(default=0.2, gt=0, lt=1)
+    candidates: int = Field(default=3, ge=1)
+    validation: int = Field(default=128, ge=2)
+    hit_goal: float = Field(default=0.85, gt=0, le=1)
+    target: TargetSettings = TargetSettings()
+    network: NetworkSettings = NetworkSettings()
+
+
+class SteeredSettings(Strict):
+    """A fixed untrained pull of every atom ("pull"), or a moving harmonic restraint with its work recorded.
+
+    Args:
+        kind: "pull", or the variable the restraint moves: the system's CVs ("cv") or the RMSD to the end ("rmsd").
+        stiffness: kJ/mol per squared unit of what is pulled: nm ("pull", "rmsd"; "rmsd" wants 1e4) or CV units.
+        hold: rows for which one pull is kept ("pull" only).
+        equilibrate: rows at the fixed first centre before the restraint moves, so that work starts in equilibrium.
+    """
+
+    kind: Literal["pull", "cv", "rmsd"] = "pull"
+    stiffness: float = Field(default=500.0, gt=0)
+    hold: int = Field(default=10, ge=1)
+    equilibrate: int = Field(default=1000, ge=0)
+
+
+class ShootingSettings(Strict):
+    """Shooting moves between the thermal start state and the end state.
+
+    Args:
+        kind: "two-way" draws a fresh velocity and both branches; "one-way" redraws one branch and keeps the velocity.
+        length: "fixed", or "flexible": from the last frame in the start state to the first in the end state.
+        arrival: what a fixed-length path must do: visit the end state in "any" frame, or be there in the "final" one.
+        chains: run side by side.
+        moves: of every chain after the burn-in.
+        burn_in: moves before it; the first paths come from an untrained pull and have to be forgotten.
+    """
+
+    kind: Literal["two-way", "one-way"] = "two-way"
+    length: Literal["fixed", "flexible"] = "fixed"
+    arrival: Literal["any", "final"] = "any"
+    chains: int = Field(default=64, ge=1)
+    moves: int = Field(default=60, ge=1)
+    burn_in: int = Field(default=20, ge=0)
+
+
+class ChainSettings(Strict):
+    """Markov chains on the noise with a fixed start, through levels of the end-state distance.
+
+    Args:
+        chains: run side by side, the same number in every group.
+        groups: independent groups of chains, each with its own levels; their scatter is the error of log P_0(hit).
+        moves: of every chain once the end state is reached.
+        level_moves: moves between two levels.
+        levels: most levels before a group gives up.
+        quantile: share of the chains that lies beyond the next level.
+        mixing: b of xi' = sqrt(1 - b^2) xi + b eta.
+        window: rows of a window redraw.
+        arrival: a hit is "any" frame in the end state, or the "final" one.
+    """
+
+    chains: int = Field(default=128, ge=2)
+    groups: int = Field(default=4, ge=2)
+    moves: int = Field(default=100, ge=1)
+    level_moves: int = Field(default=15, ge=1)
+    levels: int = Field(default=40, ge=1)
+    quantile: float = Field(default=0.3, gt=0, lt=1)
+    mixing: float = Field(default=0.15, gt=0, le=1)
+    window: int = Field(default=100, ge=1)
+    arrival: Literal["any", "final"] = "any"
+
+
+class FreeSettings(Strict):
+    """Unbiased dynamics.
+
+    Args:
+        heat: sampling temperature over the problem's; above 1 the paths are not draws from P_0.
+        batch: paths carried side by side.
+    """
+
+    heat: float = Field(default=1.0, ge=1)
+    batch: int = Field(default=64, ge=1)
+
+
+METHODS: dict[str, type[pydantic.BaseModel]] = {
+    "tps-dps": LearnedSettings,
+    "shooting": ShootingSettings,
+    "steered": SteeredSettings,
+    "md": FreeSettings,
+    "chain": ChainSettings,
+}
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "demo": {},
+    "full": {
+        "tps-dps": {"rollouts": 600, "buffer": 1024},
+        "shooting": {"moves": 600, "burn_in": 100},
+        "chain": {"moves": 1000, "chains": 256},
+    },
+}

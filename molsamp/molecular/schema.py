@@ -1,0 +1,256 @@
+"""What a system.toml may say: the energy, the states, the collective variables and the default settings.
+
+TOML holds times as "1 fs" or plain ps, energies in kJ/mol, lengths in nm, angles in rad; atom indices are 0-based.
+Every key is checked here, before OpenMM is imported; what needs the molecule itself is checked in `checks`.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from molsamp.schema import Length, Rate, Strict, Temperature, Time, nearest, validate
+
+
+class EnergyTable(Strict):
+    """Where the energy comes from: exactly one of force_field, system and potential.
+
+    Args:
+        force_field: OpenMM force field files, OpenMM's own names or files beside the system.toml.
+        system: a serialised openmm.System (XML), beside the system.toml; flexible bonds, no CMMotionRemover.
+        potential: a toy potential in two dimensions.
+        tolerance: root mean square force in kJ/mol/nm at which the relaxation of a structure ends.
+    """
+
+    force_field: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    system: str | None = None
+    potential: Literal["double-well", "mueller-brown"] | None = None
+    tolerance: PositiveFloat = 1e-3
+
+    @model_validator(mode="after")
+    def _one_source(self) -> EnergyTable:
+        _exactly_one(self, ("force_field", "system", "potential"))
+        return self
+
+
+class StateTable(Strict):
+    """One state: a structure (molecules: a PDB file; toys: x) and the radius of the disc around its minimum.
+
+    Args:
+        file: PDB file beside the system.toml.
+        x: coordinates of a toy.
+        radius: of the disc: CV units with metric "cvs", nm with metric "rmsd".
+        metric: "cvs" = Euclidean distance in all CVs (wrapped), "rmsd" = heavy atoms after superposition;
+            by default "cvs" where the file defines CVs.
+    """
+
+    file: str | None = None
+    x: tuple[float, float] | None = None
+    radius: PositiveFloat
+    metric: Literal["cvs", "rmsd"] | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> StateTable:
+        _exactly_one(self, ("file", "x"))
+        return self
+
+
+Atom = NonNegativeInt
+
+
+class CVTable(Strict):
+    """One collective variable: exactly one of torsion, angle, distance (0-based atoms) and coordinate (toys)."""
+
+    torsion: tuple[Atom, Atom, Atom, Atom] | None = None
+    angle: tuple[Atom, Atom, Atom] | None = None
+    distance: tuple[Atom, Atom] | None = None
+    coordinate: Annotated[int, Field(ge=0, le=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> CVTable:
+        _exactly_one(self, ("torsion", "angle", "distance", "coordinate"))
+        atoms = () if self.coordinate is not None else getattr(self, self.kind)
+        if len(set(atoms)) < len(atoms):
+            raise ValueError(f"got {list(atoms)}; the atoms must be distinct")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """Which of the four it is."""
+        return next(name for name in type(self).model_fields if getattr(self, name) is not None)
+
+    @property
+    def unit(self) -> str:
+        """Unit of its values."""
+        return {"torsion": "rad", "angle": "rad", "distance": "nm", "coordinate": "reduced units"}[self.kind]
+
+
+class Channel(Strict):
+    """How a path's channel is told: by the sign of `cv` at the highest frame, or by its winding (net change)."""
+
+    cv: str
+    rule: Literal["sign", "winding"]
+
+
+class Settings(Strict):
+    """Default settings of a system, in MD units (reduced units for toys).
+
+    Args:
+        kind: "underdamped" Langevin dynamics, or "overdamped" with unit mobility.
+        temperature: K; or instead kT in reduced units (toys).
+        friction: 1/ps, underdamped only.
+        timestep: ps.
+        steps: length of a path in steps.
+        start, end: names of states; paths go from start to end.
+        sigma: width of the relaxed target indicator, nm of root mean square over atoms and axes.
+        channel: how to tell two channels apart, where there are two.
+    """
+
+    kind: Literal["underdamped", "overdamped"] = "underdamped"
+    temperature: Annotated[Temperature, Field(gt=0)] | None = None
+    kT: PositiveFloat | None = None
+    friction: Annotated[Rate, Field(gt=0)] | None = None
+    timestep: Annotated[Time, Field(gt=0)]
+    steps: PositiveInt
+    start: str
+    end: str
+    sigma: Annotated[Length, Field(gt=0)] | None = None
+    channel: Channel | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        _exactly_one(self, ("temperature", "kT"))
+        if (self.kind == "underdamped") != (self.friction is not None):
+            word = "needs" if self.kind == "underdamped" else "(unit mobility) takes no"
+            raise ValueError(f"kind '{self.kind}' {word} friction")
+        return self
+
+
+class SystemFile(Strict):
+    """A whole system.toml.
+
+    Args:
+        title: one line.
+        energy, settings: see `EnergyTable`, `Settings`.
+        states: at least two, by name.
+        cvs: collective variables, by name, in order; may be empty for molecules (then states use RMSD).
+        sources: where each number comes from, in words.
+    """
+
+    title: str
+    energy: EnergyTable
+    settings: Settings
+    states: Annotated[dict[str, StateTable], Field(min_length=2)]
+    cvs: dict[str, CVTable] = Field(default_factory=dict)
+    sources: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> SystemFile:
+        for key in ("start", "end"):
+            _known(f"settings.{key}", getattr(self.settings, key), self.states, "states")
+        if self.settings.start == self.settings.end:
+            raise ValueError(f"key 'settings.end': got '{self.settings.end}', which is also the start")
+        if self.settings.channel is not None:
+            _known("settings.channel.cv", self.settings.channel.cv, self.cvs, "CVs")
+        return self
+
+    @model_validator(mode="after")
+    def _toy_or_molecule(self) -> SystemFile:
+        toy = self.energy.potential is not None
+        what = "a toy potential" if toy else "a molecule"
+        for name, state in self.states.items():
+            if (state.x is not None) != toy:
+                raise ValueError(f"key 'states.{name}': {what} needs '{'x' if toy else 'file'}'")
+        for name, cv in self.cvs.items():
+            if (cv.kind == "coordinate") != toy:
+                raise ValueError(f"key 'cvs.{name}': {what} has no CV of kind '{cv.kind}'")
+        if toy and not self.cvs:
+            raise ValueError("key 'cvs' is missing; a toy potential needs its coordinates as CVs")
+        return self
+
+    @model_validator(mode="after")
+    def _metrics_make_sense(self) -> SystemFile:
+        if len({self.metric(name) for name in self.states}) > 1:
+            raise ValueError("key 'states': all states must have one metric; got both 'cvs' and 'rmsd'")
+        units = sorted({cv.unit for cv in self.cvs.values()})
+        if self.metric(self.settings.start) == "cvs" and len(units) != 1:
+            got = f"CVs in {' and '.join(units)}" if units else "no CVs"
+            raise ValueError(f"key 'states': metric 'cvs' needs CVs of one unit, got {got}; use metric = 'rmsd'")
+        return self
+
+    def metric(self, state: str) -> Literal["cvs", "rmsd"]:
+        """Metric of a state, the default resolved."""
+        return self.states[state].metric or ("cvs" if self.cvs else "rmsd")
+
+
+def read(file: Path) -> SystemFile:
+    """Read and check a system.toml.
+
+    Raises:
+        ValueError: the file is missing, is no TOML (with the line), or has a wrong key or value (with the key).
+    """
+    try:
+        data = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{file}: cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: is not a TOML file: {error}") from None
+    return validate(SystemFile, data, str(file))
+
+
+def _exactly_one(table: Strict, keys: tuple[str, ...]) -> None:
+    given = [key for key in keys if getattr(table, key) is not None]
+    if len(given) != 1:
+        raise ValueError(f"got {' and '.join(given) or 'none'}; exactly one is allowed of: {', '.join(keys)}")
+
+
+def _known(key: str, name: str, allowed: Iterable[str], what: str) -> None:
+    if name not in allowed:
+        raise ValueError(
+            f"key '{key}': got '{name}';{nearest(name, allowed)} Allowed are the {what}: {', '.join(allowed)}"
+        )
+
+
+TEMPLATE = """\
+# A system of your own: save as my/system.toml, put the two PDB files beside it, then: molsamp paths my/system.toml
+# Times "1 fs" or plain ps; energies kJ/mol; lengths nm; angles rad; temperatures K. Atom indices are 0-based.
+title = "My molecule"
+
+[energy]
+# OpenMM force field files (all atoms must be in the PDB files, hydrogens too); no cutoff, flexible bonds.
+force_field = ["amber14/protein.ff14SB.xml", "implicit/gbn2.xml"]
+# system = "system.xml"        # instead: a serialised openmm.System, without constraints and CMMotionRemover
+tolerance = 1e-3               # the structures are relaxed to this root mean square force, kJ/mol/nm
+
+[states.A]
+file = "A.pdb"
+radius = 0.75                  # of the disc around the relaxed structure: CV units here; nm where metric = "rmsd"
+
+[states.B]
+file = "B.pdb"
+radius = 0.75
+
+# Collective variables, in this order. Without any, states are discs in heavy-atom RMSD (radius in nm).
+[cvs.phi]
+torsion = [4, 6, 8, 14]
+[cvs.psi]
+torsion = [6, 8, 14, 16]       # also: angle = [i, j, k], distance = [i, j]
+
+[settings]
+kind = "underdamped"
+temperature = 300
+friction = "1 /ps"
+timestep = "1 fs"
+steps = 1000                   # length of a path
+start = "A"
+end = "B"
+sigma = 0.0025                 # width of the target in the learned sampler, nm
+# channel = { cv = "phi", rule = "winding" }
+
+[sources]
+structures = "where they come from"
+"""

@@ -1,0 +1,353 @@
+"""Systems: a molecule or a toy with its energy, its states, its collective variables and its default settings.
+
+`load` reads a folder with a system.toml (see `schema`), checks the structures (see `checks`), relaxes them and
+returns a `System`. PDB files hold 0.0001 nm, which leaves forces of tens of kJ/mol/nm, so every structure is relaxed
+again at each load: OpenMM's L-BFGS on the Reference platform in float64, deterministic, to the stated tolerance.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from molsamp.molecular import checks, cvs, potentials, schema
+from molsamp.molecular.geometry import rmsd
+from molsamp.molecular.schema import Settings, SystemFile
+from molsamp.schema import nearest
+
+if TYPE_CHECKING:
+    import openmm
+    from openmm import app
+
+    from molsamp.molecular.energies import Energy
+
+kB = 0.00831446261815324
+"""Boltzmann's constant, kJ/mol/K."""
+HEAVY = 1.1
+"""Atoms heavier than this, in Da, are heavy (deuterium is not meant)."""
+_POTENTIALS = {"double-well": potentials.DoubleWell, "mueller-brown": potentials.MuellerBrown}
+
+
+@dataclass(frozen=True)
+class State:
+    """A metastable state: the disc of `radius` around one minimum.
+
+    Args:
+        name: as in system.toml.
+        x: the relaxed minimum, (*event), float64, nm.
+        values: CV values at x.
+        radius: CV units with metric "cvs", nm with metric "rmsd".
+        metric: "cvs" = wrapped Euclidean distance in all CVs; "rmsd" = heavy atoms after superposition.
+    """
+
+    name: str
+    x: Float[Tensor, "*event"]
+    values: dict[str, float]
+    radius: float
+    metric: str
+
+
+@dataclass(frozen=True)
+class System:
+    """What moves: energy, states, collective variables, default settings.
+
+    Args:
+        name: of the folder.
+        title: one line.
+        folder: where system.toml lies.
+        event: (A, 3), or (2,) for toys.
+        masses: (A,) float64 Da; None for toys.
+        topology: openmm.app.Topology; None for toys.
+        states, cvs: by name, in the order of system.toml.
+        settings: defaults, see `schema.Settings`.
+    """
+
+    name: str
+    title: str
+    folder: Path
+    event: tuple[int, ...]
+    masses: Float[Tensor, " A"] | None
+    topology: app.Topology | None
+    states: dict[str, State]
+    cvs: dict[str, cvs.CV]
+    settings: Settings
+    _source: openmm.System | str  # the OpenMM System, or the name of a toy potential
+
+    def forcefield_system(self) -> openmm.System:
+        """A fresh copy of the OpenMM System: no cutoff, flexible bonds, nothing but the physics.
+
+        Raises:
+            ValueError: for a toy, which has none.
+        """
+        if isinstance(self._source, str):
+            raise ValueError(f"{self.name}: a toy potential has no OpenMM System")
+        return copy.deepcopy(self._source)
+
+    def energy(self, tier: str = "auto", dtype: torch.dtype = torch.float64) -> Energy:
+        """A new Energy with its own counter.
+
+        Args:
+            tier: "torch" = NativeEnergy; "openmm" or "openmm:PLATFORM" = OpenMMEnergy; "auto" = torch where it can do
+                every term of the System, otherwise OpenMM. Toys are analytic ("auto" or "torch").
+            dtype: arithmetic of the torch tier.
+        Raises:
+            ValueError: for an unknown tier, or one that cannot do this system.
+        """
+        kind, _, platform = tier.partition(":")
+        if kind not in ("auto", "torch", "openmm") or (platform and kind != "openmm"):
+            raise ValueError(f"energy tier {tier!r} is unknown; allowed are auto, torch, openmm, openmm:PLATFORM")
+        if isinstance(self._source, str):
+            if kind == "openmm":
+                raise ValueError(f"{self.name}: a toy potential has no OpenMM tier; allowed are auto and torch")
+            return _POTENTIALS[self._source]()
+        from molsamp.molecular.native import NativeEnergy
+        from molsamp.molecular.openmm_energy import OpenMMEnergy
+
+        if kind != "openmm":
+            try:
+                return NativeEnergy.from_openmm(self._source, dtype=dtype)
+            except ValueError:
+                if kind == "torch":
+                    raise
+        return OpenMMEnergy(self._source, platform=platform or "auto")
+
+    @property
+    def kT(self) -> float:
+        """Thermal energy, kJ/mol (reduced units where the settings give kT)."""
+        s = self.settings
+        if s.kT is not None:
+            return s.kT
+        assert s.temperature is not None  # schema.Settings: exactly one of the two
+        return kB * s.temperature
+
+    @property
+    def heavy(self) -> Int[Tensor, " k"]:
+        """0-based indices of the heavy atoms; all coordinates for toys."""
+        if self.masses is None:
+            return torch.arange(self.event[0])
+        return torch.nonzero(self.masses > HEAVY)[:, 0]
+
+    @cached_property
+    def _stack(self) -> cvs.Stack:
+        return cvs.Stack(list(self.cvs.values()))
+
+    def values(self, x: Float[Tensor, "n *event"]) -> Float[Tensor, "n k"]:
+        """CV values, one column per CV in the order of `cvs`; no columns for a system without CVs."""
+        return self._stack(x) if self.cvs else x.new_empty(len(x), 0)
+
+    def distance(self, x: Float[Tensor, "n *event"], state: str) -> Float[Tensor, " n"]:
+        """Distance to the minimum of a state in that state's metric: CV units, or nm for "rmsd".
+
+        Raises:
+            ValueError: for an unknown state.
+        """
+        if state not in self.states:
+            raise ValueError(
+                f"{self.name}: no state '{state}';{nearest(state, self.states)} Allowed: {', '.join(self.states)}"
+            )
+        s = self.states[state]
+        if s.metric == "rmsd":
+            return rmsd(x, s.x.to(x), self.heavy.to(x.device))
+        centre = x.new_tensor(list(s.values.values()))
+        return torch.linalg.vector_norm(cvs.wrap(self.values(x) - centre, self._stack.period), dim=-1)
+
+    def inside(self, x: Float[Tensor, "n *event"], state: str) -> Bool[Tensor, " n"]:
+        """Whether each configuration lies in the disc of a state."""
+        return self.distance(x, state) < self.states[state].radius
+
+
+def load(name_or_path: str | Path) -> System:
+    """Load a system, its structures checked and relaxed.
+
+    Args:
+        name_or_path: a bundled name (see `systems`), a folder that holds a system.toml, or the path of a TOML file.
+    Raises:
+        ValueError: anything wrong with the file or the structures, in one line (see `schema` and `checks`).
+    """
+    file = _locate(name_or_path)
+    spec = schema.read(file)
+    return _toy(file, spec) if spec.energy.potential else _molecule(file, spec)
+
+
+def systems() -> list[tuple[str, str]]:
+    """Names and titles of the bundled systems, sorted by name."""
+    files = sorted(bundled().glob("*/system.toml"))
+    return [(file.parent.name, tomllib.loads(file.read_text(encoding="utf-8"))["title"]) for file in files]
+
+
+def template() -> str:
+    """A commented system.toml to start from."""
+    return schema.TEMPLATE
+
+
+def bundled() -> Path:
+    """The folder of the bundled systems: inside an installed package, or beside it in a source tree."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "systems"
+    return installed if installed.is_dir() else package.parent / "systems"
+
+
+def _locate(name_or_path: str | Path) -> Path:
+    path = bundled() / name_or_path / "system.toml"
+    if path.is_file():
+        return path
+    path = Path(name_or_path)
+    if path.is_dir():
+        path = path / "system.toml"
+    if path.is_file() and path.suffix != ".pdb":
+        return path
+    names = [name for name, _ in systems()]
+    raise ValueError(
+        f"system '{name_or_path}' is unknown;{nearest(path.name, names)} Allowed: {', '.join(names)}, "
+        "a folder that holds a system.toml, or a TOML file (`molsamp systems --template` writes one)"
+    )
+
+
+def _toy(file: Path, spec: SystemFile) -> System:
+    assert spec.energy.potential is not None
+    minima = {name: torch.tensor(table.x, dtype=torch.float64) for name, table in spec.states.items()}
+    return _finish(file, spec, minima, None, None, spec.energy.potential)
+
+
+def _molecule(file: Path, spec: SystemFile) -> System:
+    structures = {name: checks.read_pdb(file.parent / str(table.file)) for name, table in spec.states.items()}
+    first, *others = structures.values()
+    for other in others:
+        checks.check_same_topology(first, other)
+    source = _openmm_system(file, spec, first)
+    for structure in structures.values():
+        checks.check_bonds(structure, source)
+        checks.check_chirality(structure)
+    masses = [source.getParticleMass(i)._value for i in range(source.getNumParticles())]
+    relaxed = relax(source, [s.x for s in structures.values()], spec.energy.tolerance)
+    minima = {name: torch.from_numpy(x) for name, x in zip(structures, relaxed, strict=True)}
+    system = _finish(file, spec, minima, torch.tensor(masses, dtype=torch.float64), first.topology, source)
+    for name, structure in structures.items():
+        _check_basin(system, name, structure)
+    return system
+
+
+def _openmm_system(file: Path, spec: SystemFile, structure: checks.Structure) -> openmm.System:
+    """The OpenMM System of the energy table, checked: no cutoff, flexible, nothing but the physics."""
+    import openmm
+    from openmm import app
+
+    table = spec.energy
+    if table.system is not None:
+        path = file.parent / table.system
+        try:
+            source = openmm.XmlSerializer.deserialize(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+        except (openmm.OpenMMException, ValueError) as error:
+            raise ValueError(f"{path}: is no serialised openmm.System: {error}") from None
+        if not isinstance(source, openmm.System) or source.getNumParticles() != len(structure.lines):
+            raise ValueError(f"{path}: is no openmm.System of {len(structure.lines)} atoms, as {structure.file} has")
+    else:
+        path = file
+        forcefield = _forcefield(file, table.force_field or ())
+        checks.check_templates(structure, forcefield)
+        source = forcefield.createSystem(
+            structure.topology,
+            nonbondedMethod=app.NoCutoff,
+            constraints=None,
+            rigidWater=False,
+            removeCMMotion=False,
+        )
+    checks.check_system(source, str(path))
+    return source
+
+
+def _forcefield(file: Path, names: tuple[str, ...]) -> app.ForceField:
+    from openmm import app
+
+    paths = [str(file.parent / name) if (file.parent / name).is_file() else name for name in names]
+    try:
+        return app.ForceField(*paths)
+    except Exception as error:  # OpenMM raises ValueError, KeyError or an XML error
+        raise ValueError(f"{file}: key 'energy.force_field': {error}") from None
+
+
+def relax(
+    system: openmm.System, positions: list[Float[np.ndarray, "A 3"]], tolerance: float
+) -> list[Float[np.ndarray, "A 3"]]:
+    """Minimise structures by L-BFGS on OpenMM's Reference platform (float64, deterministic).
+
+    Args:
+        system: flexible openmm.System.
+        positions: structures, (A, 3), nm.
+        tolerance: root mean square force at which to stop, kJ/mol/nm.
+    """
+    import openmm
+
+    platform = openmm.Platform.getPlatformByName("Reference")
+    context = openmm.Context(system, openmm.VerletIntegrator(0.001), platform)
+    relaxed = []
+    for x in positions:
+        context.setPositions(x)
+        openmm.LocalEnergyMinimizer.minimize(context, tolerance)
+        relaxed.append(context.getState(positions=True).getPositions(asNumpy=True)._value.copy())
+    return relaxed
+
+
+def _finish(
+    file: Path,
+    spec: SystemFile,
+    minima: dict[str, Tensor],
+    masses: Tensor | None,
+    topology: app.Topology | None,
+    source: openmm.System | str,
+) -> System:
+    """Put the parts together: CVs, states with their CV values, and the check that no two states overlap."""
+    event = tuple(next(iter(minima.values())).shape)
+    variables = {name: _cv(file, name, table, event) for name, table in spec.cvs.items()}
+    states = {
+        name: State(
+            name=name,
+            x=x,
+            values={key: float(cv(x[None])[0, 0]) for key, cv in variables.items()},
+            radius=spec.states[name].radius,
+            metric=spec.metric(name),
+        )
+        for name, x in minima.items()
+    }
+    name = file.parent.resolve().name
+    system = System(name, spec.title, file.parent, event, masses, topology, states, variables, spec.settings, source)
+    unit = "nm" if spec.metric(spec.settings.start) == "rmsd" else "in CV units"
+    for a, b in itertools.combinations(states.values(), 2):
+        apart = float(system.distance(a.x[None], b.name)[0])
+        checks.check_apart(str(file), (a.name, b.name), apart, (a.radius, b.radius), unit)
+    return system
+
+
+def _cv(file: Path, name: str, table: schema.CVTable, event: tuple[int, ...]) -> cvs.CV:
+    if table.coordinate is not None:
+        return cvs.Coordinate(table.coordinate, name)
+    kinds: dict[str, Callable[[tuple[int, ...], str], cvs.CV]]
+    kinds = {"torsion": cvs.Torsion, "angle": cvs.Angle, "distance": cvs.Distance}
+    atoms = getattr(table, table.kind)
+    checks.check_atoms_exist(str(file), f"cvs.{name}.{table.kind}", atoms, event[0])
+    return kinds[table.kind](atoms, name)
+
+
+def _check_basin(system: System, name: str, structure: checks.Structure) -> None:
+    """The structure as written lies in the disc around its own relaxed minimum."""
+    state = system.states[name]
+    moved = float(system.distance(torch.from_numpy(structure.x)[None], name)[0])
+    if not moved < state.radius:
+        raise ValueError(
+            f"{structure.file}: relaxing it leaves state '{name}': it moves by {moved:.4g} "
+            f"({'nm' if state.metric == 'rmsd' else 'in CV units'}), allowed is its radius {state.radius:g}; "
+            "give a structure nearer to a minimum of this energy"
+        )

@@ -1,0 +1,143 @@
+"""The command line. Exit codes: 0 done, 1 failed loudly, 2 bad input, 130 or 143 interrupted after a checkpoint.
+
+Nothing slow is imported before a command runs, so that `molsamp --help` is immediate.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="Transition paths of molecules and toys, with error bars.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+UsageError: type[Any] = typer.BadParameter.__mro__[1]  # typer shows no other public name for it
+
+
+@app.callback()
+def _verbs() -> None:
+    """Keep `molsamp VERB` as the form of every command."""
+
+
+@app.command()
+def paths(
+    system: Annotated[str | None, typer.Argument(help="Bundled name, folder, or a system.toml.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="tps-dps | shooting | steered | md | chain [default: tps-dps].")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="demo | full [default: demo].")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same bytes [default: 0].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder [default: runs/SYSTEM-paths-TIME].")] = None,
+    sets: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings from a TOML file.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    workers: Annotated[int | None, typer.Option(help="Threads [default: 1].")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda [default: cpu].")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no table.")] = False,
+) -> None:
+    """Draw transition paths between two states, with error bars and a report."""
+    from molsamp.runs.paths import Request, transition_paths
+
+    options = {
+        "system": system,
+        "method": method,
+        "preset": preset,
+        "seed": seed,
+        "threads": workers,
+        "device": device,
+    }
+    folder = transition_paths(Request(options, sets or [], out, config, resume, quiet))
+    if not quiet:
+        from molsamp.runs.summary import show
+
+        show(folder)
+
+
+@app.command()
+def systems(
+    template: Annotated[bool, typer.Option("--template", help="Print a system.toml for your own molecule.")] = False,
+) -> None:
+    """List the systems that come with molsamp."""
+    from molsamp.molecular import system
+
+    if template:
+        print(system.template())
+        return
+    rows = system.systems()
+    width = max(len(name) for name, _ in rows)
+    for name, title in rows:
+        print(f"{name:{width}}  {title}")
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")]) -> None:
+    """Write report.html anew from the files of a run folder."""
+    from molsamp.runs.report import write_report
+
+    print(write_report(folder))
+
+
+@app.command()
+def doctor() -> None:
+    """Show versions, platforms, GPU and compilers, and run a short self-check."""
+    from molsamp.runs.doctor import examine
+
+    raise typer.Exit(0 if examine() else 1)
+
+
+def main() -> None:
+    """Run the command line; every error is one line on stderr."""
+    warnings.showwarning = _warn
+    try:
+        code = app(standalone_mode=False) or 0
+    except BaseException as error:
+        code = _explain(error)
+    _flush()
+    raise SystemExit(code)
+
+
+def _explain(error: BaseException) -> int:
+    """Say in one line what went wrong, and return the exit code."""
+    from molsamp.runs.stopped import Stopped
+
+    if isinstance(error, SystemExit):
+        return int(error.code or 0)
+    if isinstance(error, Stopped):
+        return _say(str(error), error.code)
+    if isinstance(error, UsageError):
+        return _say(error.format_message().replace("Value error, ", ""), 2)
+    if isinstance(error, OSError) and error.strerror:
+        return _say(f"{error.filename or 'writing'}: {error.strerror}", 2)
+    if isinstance(error, (ValueError, OSError)):
+        return _say(" ".join(str(error).split()), 2)
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+        return _say("interrupted", 130)
+    raise error
+
+
+def _say(text: str, code: int) -> int:
+    if text:
+        print(f"molsamp: {text}", file=sys.stderr)
+    return code
+
+
+def _warn(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    """Show our own warnings in one line, and those of libraries not at all."""
+    if category is UserWarning:
+        print(f"molsamp: warning: {message}", file=sys.stderr)
+
+
+def _flush() -> None:
+    """Flush stdout; a reader that has gone away (`molsamp systems | head -1`) is no error."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

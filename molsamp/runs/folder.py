@@ -1,0 +1,198 @@
+"""One run = one folder: locked, self-describing, resumable after a kill at any instant.
+
+Contract: `Run` owns every file that changes while a run works (lock, log.txt, metrics.jsonl, checkpoints/)
+and turns SIGINT and SIGTERM into the flag `interrupted`, which the loop asks between two units of work. It
+knows nothing of what is computed: a state is a flat dict of tensors, numbers and strings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+import signal
+import socket
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from molsamp.runs import checkpoint
+
+if TYPE_CHECKING:
+    from molsamp.runs.checkpoint import Value
+
+
+class Run:
+    """The folder of one run.
+
+    Args:
+        folder: made when missing. An existing folder that holds anything is refused unless `resume`.
+        resume: continue in an existing folder.
+    Raises:
+        ValueError: the folder exists (or, with `resume`, does not), or another process holds its lock.
+        OSError: no permission, or no space.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], resume: bool = False) -> None:
+        self.folder = Path(folder)
+        self.interrupted = False
+        self.signal = 0
+        self._open_folder(resume)
+        self._lock = _take_lock(self.folder / "lock")
+        self._metrics_file = self.folder / "metrics.jsonl"
+        self._checkpoints = self.folder / "checkpoints"
+        self._lines = 0 if not resume else _complete_lines(self._metrics_file)
+        self._before = (0.0, 0.0)
+        self._since = _clock()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the lock; the folder can then be opened by another process."""
+        if not self._lock.closed:
+            self._lock.truncate(0)
+            self._lock.close()
+
+    # -- checkpoints and metrics ------------------------------------------------------------------
+
+    def save(self, state: Mapping[str, Value]) -> None:
+        """Checkpoint `state` as safetensors + manifest, all or nothing; the newest two generations are kept.
+
+        Args:
+            state: flat dict of tensors, numbers, strings; "k" counts the finished units of work.
+        Raises:
+            ValueError: no integer "k", or a value that is none of these.
+            OSError: no space or no permission; the earlier checkpoints are untouched.
+        """
+        cpu, wall = self.clock()
+        if self._metrics_file.exists():
+            checkpoint.fsync(self._metrics_file)
+        checkpoint.write(
+            self._checkpoints,
+            state,
+            metrics_lines=self._lines,
+            cpu_seconds=round(cpu, 3),
+            wall_seconds=round(wall, 3),
+        )
+
+    def resume(self) -> dict[str, Any] | None:
+        """Return the newest valid state, or None when there is none, and cut metrics.jsonl back to it.
+
+        A torn newest generation costs one warning, also in log.txt, and is removed; the one before is used.
+        """
+        generation, torn = checkpoint.newest(self._checkpoints)
+        if torn:
+            instead = f"the one at k = {generation.k} is used" if generation else "the run starts again"
+            text = f"{self.folder}: torn checkpoint ({torn[0]}); {instead}"
+            self.note(text)
+            warnings.warn(text, stacklevel=2)
+        self._truncate_metrics(generation.metrics_lines if generation else 0)
+        if generation is None:
+            return None
+        self._before = (generation.cpu_seconds, generation.wall_seconds)
+        self._since = _clock()
+        return generation.load()
+
+    def log(self, metrics: Mapping[str, Any]) -> None:
+        """Append one line to metrics.jsonl; numbers that are not finite become null.
+
+        Raises:
+            OSError: no space or no permission.
+        """
+        line = json.dumps({name: _plain(value) for name, value in metrics.items()})
+        with self._metrics_file.open("a", encoding="utf-8") as f:
+            f.write(line + "\n")
+        self._lines += 1
+
+    def note(self, text: str) -> None:
+        """Append one dated line to log.txt."""
+        with (self.folder / "log.txt").open("a", encoding="utf-8") as f:
+            f.write(f"{datetime.now().isoformat(timespec='seconds')}  {text}\n")
+
+    def clock(self) -> tuple[float, float]:
+        """Return (CPU s, wall s) spent on this run, the time before a resume included."""
+        cpu, wall = _clock()
+        return self._before[0] + cpu - self._since[0], self._before[1] + wall - self._since[1]
+
+    # -- interruption -----------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def signals(self) -> Iterator[None]:
+        """Inside this block the first SIGINT or SIGTERM sets `interrupted`; a second SIGINT stops at once.
+
+        The loop that sees `interrupted` (and `signal`, the number) checkpoints and leaves. The former handlers
+        come back at the end. Outside the main thread, where Python allows no handlers, the block does nothing.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        former = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.interrupted and number == signal.SIGINT:
+            os._exit(128 + number)  # asked twice; the checkpoints on disk are valid at any instant
+        self.interrupted, self.signal = True, number
+
+    # -- details ----------------------------------------------------------------------------------
+
+    def _open_folder(self, resume: bool) -> None:
+        if resume and not self.folder.is_dir():
+            raise ValueError(f"{self.folder}: nothing to resume, there is no such folder")
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(f"{self.folder}: is a file; a run needs a folder of its own")
+        if not resume and self.folder.exists() and any(self.folder.iterdir()):
+            raise ValueError(f"{self.folder}: exists already; choose another folder, or continue with --resume")
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def _truncate_metrics(self, lines: int) -> None:
+        if self._metrics_file.exists():
+            kept = self._metrics_file.read_text(encoding="utf-8").splitlines(keepends=True)[:lines]
+            checkpoint.write_text(self._metrics_file, "".join(kept))
+        self._lines = lines
+
+
+def _take_lock(file: Path) -> Any:
+    """Open and lock `file` (advisory, freed by the kernel when the process ends) and write who holds it."""
+    lock = file.open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        holder = lock.read().strip() or "unknown process"
+        lock.close()
+        raise ValueError(f"{file.parent}: another run is working in this folder ({holder})") from None
+    lock.truncate(0)
+    lock.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
+    lock.flush()
+    return lock
+
+
+def _complete_lines(file: Path) -> int:
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def _clock() -> tuple[float, float]:
+    return time.process_time(), time.perf_counter()
+
+
+def _plain(value: Any) -> Any:
+    """Turn 0-d tensors and numpy scalars into Python numbers, and what JSON cannot hold into null."""
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
