@@ -140,11 +140,12 @@ class LinearChain:
 
     def crossing(self, start: float, edge: float, nodes: int = 400) -> Tilt:
         """The event x_0 < a and x_n > b of a chain whose s_0 is random: one half is closed, x_0 is integrated by
-        Gauss-Legendre quadrature over twelve standard deviations below a, which is exact to about 1e-12.
+        Gauss-Legendre quadrature out to twelve standard deviations, which is exact to about 1e-12.
         """
         m, S, _ = self.ends()
         sd = float(S[0, 0].sqrt())
-        x0, dx = _legendre(min(start, float(m[0]) + 12.0 * sd) - 12.0 * sd, start, nodes)
+        top = min(start, float(m[0]) + 12.0 * sd)
+        x0, dx = _legendre(min(top, float(m[0])) - 12.0 * sd, top, nodes)
         slope = S[0, 1] / S[0, 0]
         m_n, var_n = m[1] + slope * (x0 - m[0]), S[1, 1] - slope * S[0, 1]
         z = (edge - m_n) / var_n.sqrt()

@@ -185,7 +185,8 @@ def log_prob(
 ) -> tuple[Float[Tensor, " n"], Memory]:
     """Exact log density (nats, float64) of the step p0 -> p1; -inf where a deterministic block is off by > atol.
 
-    The default atol is `rounding`. Under a `Controlled` dynamics the density is that of the controlled step; `memory.held` supplies u when set.
+    The default atol is `rounding`. Under a `Controlled` dynamics the density is that of the controlled step;
+    `memory.held` supplies u when set.
     """
     z, gap, after = residual(row, dyn, p0, p1, memory)
     if isinstance(dyn, Controlled):

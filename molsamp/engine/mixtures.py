@@ -98,7 +98,8 @@ class GaussianMixture:
     def sample(self, n: int, noise: Noise, step: int = 0) -> Float[Tensor, "n d"]:
         """n independent draws, keyed by (noise, step, 0..n-1)."""
         ids = torch.arange(n)
-        k = torch.searchsorted(self.log_w.exp().cumsum(0)[:-1].contiguous(), noise.uniform(step, ids), right=True)
+        edges, u = self.log_w.exp().cumsum(0)[:-1], noise.uniform(step, ids).contiguous()
+        k = torch.searchsorted(edges, u, right=True)
         z = noise.normal(step, ids, (self.means.shape[1],))
         return self.means[k] + torch.einsum("nij,nj->ni", self._Q[k], self._l[k].sqrt() * z)
 

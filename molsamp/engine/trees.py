@@ -168,7 +168,7 @@ class Tree:
             nodes = ids.gather(1, pick)
         return nodes, best
 
-    def backtrack(self, node: int) -> Int[Tensor, " depth+1"]:
+    def backtrack(self, node: int) -> Int[Tensor, " nodes"]:
         """The nodes from the root to `node`, both included.
 
         Raises:

@@ -1,0 +1,29 @@
+"""Floor 2: molecules: systems, energies, collective variables, path samplers."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "load": "molsamp.molecular.system",
+    "systems": "molsamp.molecular.system",
+    "System": "molsamp.molecular.system",
+    "Problem": "molsamp.molecular.paths.problem",
+    "LearnedPaths": "molsamp.molecular.paths.learned",
+    "NoiseChain": "molsamp.molecular.paths.chain",
+    "Shooting": "molsamp.molecular.paths.shooting",
+    "Steered": "molsamp.molecular.paths.steered",
+    "UnbiasedMD": "molsamp.molecular.paths.free",
+    "Paths": "molsamp.molecular.paths.paths",
+    "NativeEnergy": "molsamp.molecular.native",
+    "OpenMMEnergy": "molsamp.molecular.openmm_energy",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'molsamp.molecular' has no attribute {name!r}")

@@ -108,6 +108,7 @@ class Settings(Strict):
         start, end: names of states; paths go from start to end.
         sigma: width of the relaxed target indicator, nm of root mean square over atoms and axes.
         channel: how to tell two channels apart, where there are two.
+        log_p_hit: measured log P_0(hit) in nats for these settings, where it is known.
     """
 
     kind: Literal["underdamped", "overdamped"] = "underdamped"
@@ -120,6 +121,7 @@ class Settings(Strict):
     end: str
     sigma: Annotated[Length, Field(gt=0)] | None = None
     channel: Channel | None = None
+    log_p_hit: float | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:

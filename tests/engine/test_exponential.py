@@ -55,14 +55,14 @@ def final(dyn, integrator, starts, steps, end=END):
 
 @pytest.fixture(scope="module")
 def truth(mixture, starts):
-    """The probability-flow map by 2M, Richardson-extrapolated from 2000 and 4000 rows."""
-    a, b = (final(mixture.sde(SCHEDULE), DPMSolverPP2M(short=0), starts, n) for n in (2000, 4000))
+    """The probability-flow map by 2M, Richardson-extrapolated from 1000 and 2000 rows."""
+    a, b = (final(mixture.sde(SCHEDULE), DPMSolverPP2M(short=0), starts, n) for n in (1000, 2000))
     return b + (b - a) / 3.0
 
 
-def slopes(dyn, integrator, starts, truth, grids=(40, 80, 160, 320)):
+def slopes(dyn, integrator, starts, truth, grids=(160, 320)):
     rmse = [float((final(dyn, integrator, starts, n) - truth).square().mean().sqrt()) for n in grids]
-    return [math.log2(a / b) for a, b in zip(rmse, rmse[1:], strict=False)], rmse
+    return math.log2(rmse[-2] / rmse[-1]), rmse
 
 
 # ---- the mixture is what it says ----
@@ -177,21 +177,21 @@ def test_extreme_steps_stay_finite():
 def test_order_on_the_mixture(mixture, starts, truth, integrator, order, tolerance):
     """64 shared noises, log-SNR grid: the slope from 160 to 320 rows lies within 0.06 of the order."""
     measured, rmse = slopes(mixture.sde(SCHEDULE), integrator, starts, truth)
-    assert measured[-1] == pytest.approx(order, abs=tolerance), (measured, rmse)
+    assert measured == pytest.approx(order, abs=tolerance), (measured, rmse)
 
 
 @pytest.mark.parametrize(("integrator", "order"), [(EulerMaruyama(), 1.0), (Heun(), 2.0)])
 def test_probability_flow_by_general_schemes_is_the_same_map(mixture, starts, truth, integrator, order):
     """flow(sde) under schemes that know nothing of alpha and sigma converges to the map of 2M, at its own order."""
     measured, rmse = slopes(flow(mixture.sde(SCHEDULE)), integrator, starts, truth)
-    assert measured[-1] == pytest.approx(order, abs=0.12), (measured, rmse)
+    assert measured == pytest.approx(order, abs=0.12), (measured, rmse)
 
 
 def test_flow_of_one_gaussian_is_exact(starts):
-    """All of it against C_t^1/2 C_s^-1/2: extrapolated 2M to 1e-8; a wrong covariance is off by more than 1e-2."""
+    """The map against C_t^1/2 C_s^-1/2: 2M extrapolated from 500 and 1000 rows agrees to 1e-7."""
     g = GaussianMixture(f64([[0.4, -0.3]]), f64([[[0.6, 0.2], [0.2, 0.3]]]))
     expected = g.flow_map(SCHEDULE, START, END, starts.x)
-    coarse, fine = (final(g.sde(SCHEDULE), DPMSolverPP2M(short=0), starts, n) for n in (1000, 2000))
+    coarse, fine = (final(g.sde(SCHEDULE), DPMSolverPP2M(short=0), starts, n) for n in (500, 1000))
     assert (fine + (fine - coarse) / 3.0 - expected).abs().max() < 1e-7
     back = g.flow_map(SCHEDULE, END, START, expected)
     torch.testing.assert_close(back, starts.x, rtol=0, atol=1e-11)
@@ -287,7 +287,7 @@ def test_marginal_variance_converges(integrator, order):
     exact = SCHEDULE.alpha(END) ** 2 * S + SCHEDULE.sigma(END) ** 2
     error = [
         chain_variance(dyn, integrator, log_snr_grid(SCHEDULE, START, END, n), begin) / exact - 1.0
-        for n in (200, 400, 800)
+        for n in (100, 200, 400)
     ]
     assert abs(error[-1]) < 0.02
     assert math.log2(error[1] / error[2]) == pytest.approx(order, abs=0.1), error

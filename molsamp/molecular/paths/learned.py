@@ -11,7 +11,6 @@ where u is held for H rows. R_j and the frames at block starts are all that is s
 from __future__ import annotations
 
 import math
-import time
 from typing import Any
 
 import torch
@@ -27,31 +26,34 @@ from molsamp.learn.fit import FitResult, fit
 from molsamp.learn.networks import flatten_state, with_prefix
 from molsamp.learn.objectives import cross_entropy, log_variance, relative_entropy, trust_region_target
 from molsamp.molecular.paths.networks import build_control
-from molsamp.molecular.paths.paths import Cost, Paths
+from molsamp.molecular.paths.paths import Paths
 from molsamp.molecular.paths.problem import Problem, kB
+from molsamp.molecular.paths.sampler import Sampler
 from molsamp.molecular.paths.settings import LearnedSettings
 from molsamp.molecular.paths.target import Target
 
 SIGMA = 0.0025  # nm, the width of the target where neither the settings nor the system name one
 
 
-class LearnedPaths:
-    """The learned sampler, as a resumable job.
-
-    Args:
-        problem: what to sample.
-        settings: see `LearnedSettings`.
-        noise: keys of everything random.
-        n: paths that `paths()` draws.
-    """
+class LearnedPaths(Sampler):
+    """The learned sampler; arguments as in `Sampler`, settings as in `LearnedSettings`."""
 
     name = "tps-dps"
+    Settings = LearnedSettings
 
-    def __init__(self, problem: Problem, settings: LearnedSettings, noise: Noise, n: int = 64):
+    def __init__(
+        self,
+        problem: Problem,
+        settings: LearnedSettings | None = None,
+        noise: Noise | None = None,
+        n: int = 64,
+        **kw: Any,
+    ):
+        super().__init__(problem, settings, noise, n, **kw)
+        settings, noise = self.settings, self.noise
         if problem.steps % settings.hold:
             raise ValueError(f"hold = {settings.hold} does not divide the {problem.steps} steps of a path")
-        self.problem, self.settings, self.noise, self.n = problem, settings, noise, n
-        self.k, self.total = 0, settings.rollouts
+        self.total = settings.rollouts
         self.control = build_control(problem, settings.network, noise.child("network"))
         self.log_z = nn.Parameter(torch.zeros((), dtype=torch.float64))
         self.optimiser = torch.optim.Adam(
@@ -63,20 +65,17 @@ class LearnedPaths:
         self.rates = [g["lr"] for g in self.optimiser.param_groups]
         self.ring = Ring(settings.buffer)
         self.kept: list[tuple[float, dict[str, Tensor]]] = []
-        self.network_calls, self.cpu = 0, 0.0
 
     # ---------------------------------------------------------------- training
 
-    def advance(self) -> dict[str, Any]:
+    def _advance(self) -> dict[str, Any]:
         """One rollout and its gradient steps; returns the metrics of the rollout."""
-        began, s = time.process_time(), self.settings
+        s = self.settings
         path = self.run(s.samples, self.noise.child("training"), first_id=self.k * s.samples, heat=self.heat())
         metrics = self._measure(path)
         self._keep(metrics)
         dropped = self.ring.push(self._items(path))
         result = self._learn()
-        self.k += 1
-        self.cpu += time.process_time() - began
         return metrics | {
             "loss": result.loss,
             "gradient": result.gradient,
@@ -240,27 +239,21 @@ class LearnedPaths:
 
     def sample(self, n: int, noise: Noise) -> Paths:
         """Draw n paths with the present control, saved at every row."""
-        began = time.process_time()
-        path = self.run(n, noise, save="all")
-        self.cpu += time.process_time() - began
-        cost = Cost(self.problem.energy.evaluations, self.network_calls, self.cpu)
-        return Paths(self.problem, path, path.log_ratio, self.name, cost=cost)
+        with self._timed():
+            path = self.run(n, noise, save="all")
+        return Paths(self.problem, path, path.log_ratio, self.name, cost=self.cost)
 
     def paths(self) -> Paths:
         """Choose among the kept controls and draw the evaluation paths."""
-        self.choose()
+        with self._timed():
+            self.choose()
         return self.sample(self.n, self.noise.child("evaluation"))
 
     # ---------------------------------------------------------------- checkpoints
 
-    def state(self) -> dict[str, Tensor]:
-        """Everything the next unit depends on."""
-        flat: dict[str, Tensor] = {
-            "k": torch.tensor(self.k),
+    def _state(self) -> dict[str, Tensor]:
+        flat = {
             "log_z": self.log_z.detach().clone(),
-            "evaluations": torch.tensor(self.problem.energy.evaluations),
-            "network_calls": torch.tensor(self.network_calls),
-            "cpu": torch.tensor(self.cpu, dtype=torch.float64),
             "scores": torch.tensor([s for s, _ in self.kept], dtype=torch.float64),
         }
         flat |= flatten_state("control", self.control.state_dict())
@@ -270,11 +263,7 @@ class LearnedPaths:
             flat |= flatten_state(f"kept{c}", weights)
         return flat
 
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Continue exactly where `state` was taken."""
-        self.k, self.cpu = int(state["k"]), float(state["cpu"])
-        self.problem.energy.evaluations = int(state["evaluations"])
-        self.network_calls = int(state["network_calls"])
+    def _load(self, state: dict[str, Tensor]) -> None:
         self.log_z.data.copy_(state["log_z"])
         self.control.load_state_dict(with_prefix("control", state))
         moments: dict[int, dict[str, Tensor]] = {}

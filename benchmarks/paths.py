@@ -1,0 +1,116 @@
+"""Which path sampler reaches the end state, at what divergence from the physical dynamics, at what cost?
+
+Runs every method on the double well and on alanine dipeptide for several seeds, methods interleaved within a seed,
+appends each finished run to benchmarks/results/paths.json (with commit and machine) and prints the table of all.
+A run that is already there for this commit's code is not repeated, so the script can be stopped and started again.
+
+    python benchmarks/paths.py [--systems double-well,alanine-dipeptide] [--methods ...] [--seeds 0,1,2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import statistics
+import subprocess
+import time
+from pathlib import Path
+
+import torch
+
+from molsamp.molecular import load
+from molsamp.molecular.paths import make
+from molsamp.molecular.paths.analysis import analyse
+from molsamp.molecular.paths.settings import METHODS
+from molsamp.runs.config import method_settings
+from molsamp.runs.machine import machine
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "paths.json"
+CODE = ("molsamp/engine", "molsamp/learn", "molsamp/molecular", "systems")
+PATHS = {"double-well": 512, "alanine-dipeptide": 64}
+COLUMNS = ("hit_rate", "rmsd", "ets", "e_max", "log_rn", "path_ess", "log_z", "channel")
+
+
+def code_version() -> str:
+    """Hash of the code the figures exercise; results stand while it stands."""
+    files = sorted(f for d in CODE for f in (ROOT / d).rglob("*") if f.suffix in {".py", ".toml", ".pdb"})
+    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()[:12]
+
+
+def commit() -> str:
+    """The commit checked out, with + where the tree differs from it."""
+    return subprocess.run(["git", "describe", "--always", "--dirty=+"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+
+def measure(system: str, method: str, seed: int) -> dict:
+    """One run of one method: estimates, costs of the sampler alone, wall seconds."""
+    loaded = load(system)
+    sampler = make(loaded, method, method_settings(loaded, method), seed=seed, paths=PATHS[system])
+    began = time.perf_counter()
+    sampler.fit()
+    analysis = analyse(sampler)
+    cost = analysis.paths.cost
+    entry = {
+        "system": system, "method": method, "seed": seed, "code": code_version(), "commit": commit(),
+        "machine": machine(), "wall_seconds": time.perf_counter() - began,
+        "cpu_seconds": cost.cpu_seconds, "energy_evaluations": cost.energy_evaluations,
+        "results": {k: e.as_dict() for k, e in analysis.results().items()},
+    }  # fmt: skip
+    if method == "tps-dps":
+        null = {k: e.as_dict() for k, e in analysis.null.results().items()}
+        entry["null"] = null
+    return entry
+
+
+def table(entries: list[dict]) -> str:
+    """Medians over seeds, with the range, one line a system and method."""
+    lines = [f"{'system':18} {'method':9} {'seeds':9} " + " ".join(f"{c:>22}" for c in COLUMNS) + "  evaluations   CPU s"]
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for e in entries:
+        groups.setdefault((e["system"], e["method"]), []).append(e)
+        if "null" in e:
+            groups.setdefault((e["system"], "(null)"), []).append({**e, "results": e["null"], "cpu_seconds": math.nan})
+    for (system, method), runs in sorted(groups.items()):
+        seeds = ",".join(str(r["seed"]) for r in sorted(runs, key=lambda r: r["seed"]))
+        cells = [_cell([r["results"].get(c, {}).get("value") for r in runs]) for c in COLUMNS]
+        evaluations = statistics.median(r["energy_evaluations"] for r in runs)
+        cpu = statistics.median(r["cpu_seconds"] for r in runs)
+        lines.append(f"{system:18} {method:9} {seeds:9} " + " ".join(f"{c:>22}" for c in cells) + f"  {evaluations:11.3g} {cpu:7.1f}")
+    return "\n".join(lines)
+
+
+def _cell(values: list[float | None]) -> str:
+    known = [v for v in values if v is not None]
+    if not known:
+        return "-"
+    return f"{statistics.median(known):.3g} ({min(known):.3g}..{max(known):.3g})"
+
+
+def main() -> None:
+    """Measure what is missing, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--systems", default="double-well,alanine-dipeptide")
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--seeds", default="0,1,2")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    entries = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    code = code_version()
+    done = {(e["system"], e["method"], e["seed"]) for e in entries if e["code"] == code}
+    for system in args.systems.split(","):
+        for seed in map(int, args.seeds.split(",")):
+            for method in args.methods.split(","):
+                if (system, method, seed) in done:
+                    continue
+                entries.append(measure(system, method, seed))
+                RESULTS.parent.mkdir(parents=True, exist_ok=True)
+                RESULTS.write_text(json.dumps(entries, indent=1, allow_nan=False) + "\n")
+                print(f"{system} {method} seed {seed}: {entries[-1]['cpu_seconds']:.1f} CPU s", flush=True)
+    print(table([e for e in entries if e["code"] == code]))
+
+
+if __name__ == "__main__":
+    main()

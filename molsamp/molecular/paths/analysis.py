@@ -1,0 +1,75 @@
+"""From a finished sampler to the numbers of result.json: estimates, the steered null, committors, warnings."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any
+
+import torch
+
+from molsamp.engine.estimates import Estimate, mean
+from molsamp.molecular.paths.committor import Committor, committor
+from molsamp.molecular.paths.paths import Paths, divergence_bound
+from molsamp.molecular.paths.sampler import Sampler
+from molsamp.molecular.paths.save import save
+from molsamp.molecular.paths.steered import steered_null
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Paths of a sampler, the untrained pull beside them, and the committors of the highest frames."""
+
+    paths: Paths
+    null: Paths
+    committors: Committor
+
+    def save(self, folder: str | FilePath) -> None:
+        """Write the paths' files and committor.csv.
+
+        Raises:
+            OSError: if the folder cannot be written.
+        """
+        save(self.paths, folder)
+        with (FilePath(folder) / "committor.csv").open("w", newline="") as f:
+            rows = csv.writer(f, lineterminator="\n")
+            rows.writerow(["path", "committor", "decided", "shots"])
+            c = self.committors
+            for i, value, decided in zip(c.path.tolist(), c.value.tolist(), c.decided.tolist(), strict=True):
+                rows.writerow([i, "" if math.isnan(value) else f"{value:.4g}", decided, c.shots])
+
+    def results(self) -> dict[str, Estimate]:
+        """All estimates of the paths, with the mean committor."""
+        table = self.paths.results()
+        values = self.committors.value
+        table["committor"] = mean(values[torch.isfinite(values)])
+        p_hit = self.paths.problem.system.settings.log_p_hit
+        if p_hit is not None:
+            bound = divergence_bound(table["hit_rate"].value, math.exp(p_hit))
+            table["log_rn_bound"] = Estimate(bound, (bound, bound), "nats", len(self.paths))
+        return table
+
+    def summary(self) -> dict[str, Any]:
+        """What result.json says of the sampler: engine, costs, results, null, warnings."""
+        p, cost = self.paths.problem, self.paths.cost
+        null = self.null.results()
+        return {
+            "engine": p.energy.tier,
+            "energy_evaluations": cost.energy_evaluations,
+            "network_calls": cost.network_calls,
+            "results": {k: e.as_dict() for k, e in self.results().items()},
+            "null": {k: e.as_dict() for k, e in null.items()} | {"note": " ".join(self.null.notes)},
+            "warnings": self.paths.warnings(),
+        }
+
+
+def analyse(sampler: Sampler) -> Analysis:
+    """Draw the paths, the null on as many, and the committors; the extra evaluations are not charged to the sampler."""
+    paths = sampler.paths()
+    spent = sampler.problem.energy.evaluations
+    null = steered_null(sampler.problem, len(paths), sampler.noise.child("null"))
+    committors = committor(paths, sampler.noise.child("committor"))
+    sampler.problem.energy.evaluations = spent
+    return Analysis(paths, null, committors)
