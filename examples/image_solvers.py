@@ -8,7 +8,7 @@ from molsamp.engine import GaussianMixture, log_snr_grid
 schedule = ms.VP()
 mixture = GaussianMixture(
     means=torch.tensor([[-2.0, 0.0], [1.0, 1.5], [1.0, -1.5]], dtype=torch.float64),
-    covariances=torch.tensor([0.1, 0.2, 0.1], dtype=torch.float64),
+    covs=torch.tensor([0.1, 0.2, 0.1], dtype=torch.float64),
     weights=torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64),
 )
 model = mixture.sde(schedule)

@@ -10,18 +10,26 @@ from molsamp.engine.dynamics import (
     flow,
     reverse,
 )
+from molsamp.engine.exponential import DDIM, DPMSolverPP2M, Exponential
 from molsamp.engine.integrators import EulerMaruyama, Heun, LangevinMiddle, SemiImplicitEuler, log_prob, step
 from molsamp.engine.measures import ess, girsanov, log_mean_exp, log_ratio
+from molsamp.engine.mixtures import GaussianMixture
 from molsamp.engine.noise import Noise, Tape
+from molsamp.engine.particles import resample, smc
 from molsamp.engine.rollout import residuals, rollout
 from molsamp.engine.schedules import EDM, VP, log_snr_grid
 from molsamp.engine.state import Particles, Path, Status
+from molsamp.engine.trees import Tree
 
 __all__ = [
+    "DDIM",
     "EDM",
     "VP",
     "Controlled",
+    "DPMSolverPP2M",
     "EulerMaruyama",
+    "Exponential",
+    "GaussianMixture",
     "Heun",
     "Ito",
     "LangevinMiddle",
@@ -33,6 +41,7 @@ __all__ = [
     "SemiImplicitEuler",
     "Status",
     "Tape",
+    "Tree",
     "Underdamped",
     "centred",
     "ess",
@@ -42,8 +51,10 @@ __all__ = [
     "log_prob",
     "log_ratio",
     "log_snr_grid",
+    "resample",
     "residuals",
     "reverse",
     "rollout",
+    "smc",
     "step",
 ]

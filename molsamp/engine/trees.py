@@ -113,8 +113,8 @@ class Tree:
         return self._append(rows if v is None else {**rows, "v": v})
 
     def graft(
-        self, parents: Int[Tensor, " n"], path: Path, cost: Float[Tensor, "F-1 n"] | None = None
-    ) -> Int[Tensor, "F-1 n"]:
+        self, parents: Int[Tensor, " n"], path: Path, cost: Float[Tensor, "edges n"] | None = None
+    ) -> Int[Tensor, "edges n"]:
         """Add the n branches of a rollout that began at `parents` as chains of F - 1 nodes; frame 0 is the parent.
 
         Args:

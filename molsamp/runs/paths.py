@@ -108,6 +108,8 @@ def _drive(run: Run, job: Any, config: PathsConfig, quiet: bool) -> None:
     try:
         with run.signals(), progress(job, config.method, quiet=quiet) as each:
             drive(job, run, each)
+        if run.interrupted:  # the signal came during the last unit
+            raise Interrupted
     except Interrupted:
         run.note(f"interrupted at {job.k} of {job.total}")
         again = f"molsamp paths --out {run.folder} --resume"

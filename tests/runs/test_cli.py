@@ -183,6 +183,24 @@ def test_sigterm_checkpoints_says_how_to_continue_and_the_resumed_run_has_the_sa
         assert (folder / name).read_bytes() == (finished / name).read_bytes(), name
 
 
+def test_a_signal_during_the_last_unit_is_not_lost(tmp_path, monkeypatch, capsys):
+    from molsamp.molecular.paths.free import UnbiasedMD
+
+    advance = UnbiasedMD.advance
+
+    def last(self):
+        metrics = advance(self)
+        if self.k == self.total:
+            signal.raise_signal(signal.SIGINT)
+        return metrics
+
+    monkeypatch.setattr(UnbiasedMD, "advance", last)
+    folder = tmp_path / "r"
+    assert molsamp("paths", "double-well", "--method", "md", "--out", folder, "--quiet", *SMALL) == 130
+    assert "interrupted at 3 of 3" in capsys.readouterr().err and not (folder / "result.json").exists()
+    assert molsamp("paths", "--out", folder, "--resume", "--quiet") == 0
+
+
 def test_a_failing_job_exits_1_with_the_traceback_in_the_log(tmp_path, monkeypatch, capsys):
     from molsamp.molecular.paths.free import UnbiasedMD
 

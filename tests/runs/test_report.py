@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 
+import chromium
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-import chromium
 import synthetic
 
 from molsamp.runs import figures

@@ -29,7 +29,7 @@
     choosers.forEach((b, j) => b.setAttribute("aria-pressed", String(i === j)));
     slider.max = paths[i].frames - 1;
     viewer.removeAllModels();
-    viewer.addModelsAsFrames(paths[i].pdb, "pdb");
+    viewer.addModelsAsFrames(paths[i].pdb, "pdb", { keepH: true });
     style(viewer.getModel().selectedAtoms({}).length);
     viewer.zoomTo();
     show(0);
