@@ -23,8 +23,7 @@ import torch
 from molsamp.molecular import load
 from molsamp.molecular.paths import make
 from molsamp.molecular.paths.analysis import analyse
-from molsamp.molecular.paths.settings import METHODS
-from molsamp.runs.config import method_settings
+from molsamp.molecular.paths.settings import METHODS, method_settings
 from molsamp.runs.machine import machine
 
 ROOT = Path(__file__).parents[1]
@@ -42,13 +41,15 @@ def code_version() -> str:
 
 def commit() -> str:
     """The commit checked out, with + where the tree differs from it."""
-    return subprocess.run(["git", "describe", "--always", "--dirty=+"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        ["git", "describe", "--always", "--dirty=+"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
 
 
 def measure(system: str, method: str, seed: int) -> dict:
     """One run of one method: estimates, costs of the sampler alone, wall seconds."""
     loaded = load(system)
-    sampler = make(loaded, method, method_settings(loaded, method), seed=seed, paths=PATHS[system])
+    sampler = make(loaded, method, method_settings(method, loaded.methods), seed=seed, paths=PATHS[system])
     began = time.perf_counter()
     sampler.fit()
     analysis = analyse(sampler)
@@ -67,7 +68,9 @@ def measure(system: str, method: str, seed: int) -> dict:
 
 def table(entries: list[dict]) -> str:
     """Medians over seeds, with the range, one line a system and method."""
-    lines = [f"{'system':18} {'method':9} {'seeds':9} " + " ".join(f"{c:>22}" for c in COLUMNS) + "  evaluations   CPU s"]
+    lines = [
+        f"{'system':18} {'method':9} {'seeds':9} " + " ".join(f"{c:>22}" for c in COLUMNS) + "  evaluations   CPU s"
+    ]
     groups: dict[tuple[str, str], list[dict]] = {}
     for e in entries:
         groups.setdefault((e["system"], e["method"]), []).append(e)
@@ -78,7 +81,11 @@ def table(entries: list[dict]) -> str:
         cells = [_cell([r["results"].get(c, {}).get("value") for r in runs]) for c in COLUMNS]
         evaluations = statistics.median(r["energy_evaluations"] for r in runs)
         cpu = statistics.median(r["cpu_seconds"] for r in runs)
-        lines.append(f"{system:18} {method:9} {seeds:9} " + " ".join(f"{c:>22}" for c in cells) + f"  {evaluations:11.3g} {cpu:7.1f}")
+        lines.append(
+            f"{system:18} {method:9} {seeds:9} "
+            + " ".join(f"{c:>22}" for c in cells)
+            + f"  {evaluations:11.3g} {cpu:7.1f}"
+        )
     return "\n".join(lines)
 
 

@@ -136,8 +136,9 @@ def validate(model: type[Model], data: Mapping[str, Any], source: str) -> Model:
 
 def nearest(word: str, allowed: Iterable[str], prefix: str = "") -> str:
     """Return " did you mean 'PREFIX+X'?" for the closest allowed word X, or "" when none is close."""
-    close = difflib.get_close_matches(word.lower(), sorted(allowed), n=1, cutoff=0.5)
-    return f" did you mean '{prefix}{close[0]}'?" if close else ""
+    by_lower = {a.lower(): a for a in sorted(allowed)}
+    close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.5)
+    return f" did you mean '{prefix}{by_lower[close[0]]}'?" if close else ""
 
 
 def _sentence(model: type[pydantic.BaseModel], data: Mapping[str, Any], problem: Any) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -140,6 +140,7 @@ class SystemFile(Strict):
         energy, settings: see `EnergyTable`, `Settings`.
         states: at least two, by name.
         cvs: collective variables, by name, in order; may be empty for molecules (then states use RMSD).
+        methods: settings of path samplers that this system needs, by method, over the samplers' own defaults.
         sources: where each number comes from, in words.
     """
 

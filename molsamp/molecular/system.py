@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -71,6 +71,7 @@ class System:
         topology: openmm.app.Topology; None for toys.
         states, cvs: by name, in the order of system.toml.
         settings: defaults, see `schema.Settings`.
+        methods: settings of path samplers that this system needs, by method.
     """
 
     name: str
@@ -82,6 +83,7 @@ class System:
     states: dict[str, State]
     cvs: dict[str, cvs.CV]
     settings: Settings
+    methods: dict[str, dict[str, Any]]
     _source: openmm.System | str  # the OpenMM System, or the name of a toy potential
 
     def forcefield_system(self) -> openmm.System:
@@ -323,7 +325,19 @@ def _finish(
         for name, x in minima.items()
     }
     name = file.parent.resolve().name
-    system = System(name, spec.title, file.parent, event, masses, topology, states, variables, spec.settings, source)
+    system = System(
+        name=name,
+        title=spec.title,
+        folder=file.parent,
+        event=event,
+        masses=masses,
+        topology=topology,
+        states=states,
+        cvs=variables,
+        settings=spec.settings,
+        methods=spec.methods,
+        _source=source,
+    )
     unit = "nm" if spec.metric(spec.settings.start) == "rmsd" else "in CV units"
     for a, b in itertools.combinations(states.values(), 2):
         apart = float(system.distance(a.x[None], b.name)[0])

@@ -55,6 +55,7 @@ def build(
     methods: Mapping[str, type[pydantic.BaseModel]],
     presets: Mapping[str, Mapping[str, Table]],
     file: Path | None = None,
+    own: Mapping[str, Table] | None = None,
 ) -> PathsConfig:
     """Merge the layers of settings and check them.
 
@@ -66,6 +67,7 @@ def build(
         methods: method name -> model of its settings.
         presets: preset name -> method name -> overrides of that method's settings.
         file: a TOML file: the `--config` file, or the config.toml of the run that is resumed.
+        own: method name -> what the system itself asks for, below the preset.
     Raises:
         ValueError: naming the file or `--set`, the key, what was got and what is allowed.
     """
@@ -77,7 +79,7 @@ def build(
     preset = str(given.get("preset", written.get("preset", "demo")))
     if preset not in presets:
         raise ValueError(f"--preset: '{preset}' is unknown;{nearest(preset, presets)} Allowed: {_list(presets)}")
-    layer = {method: presets[preset].get(method, {})}
+    layer = _merged({method: (own or {}).get(method, {})}, {method: presets[preset].get(method, {})})
     base = {key: value for key, value in written.items() if key == method or key not in {*methods, "version"}}
     merged = _merged(base, layer) if "preset" in given else _merged(layer, base)
     model = _model(method, methods[method])

@@ -62,27 +62,28 @@ def _settings(request: Request) -> tuple[PathsConfig, Any]:
     if request.resume and request.file is not None:
         raise ValueError("--resume: the settings are those in the run folder; leave --config out")
     file = request.out / "config.toml" if request.resume and request.out else request.file
-    config = settings.build(request.options, request.sets, METHODS, PRESETS, file)
-    return settings.with_system(config, load(config.system))
+    name = request.options.get("system") or (settings.read_toml(file).get("system") if file else None)
+    system = load(name) if name else None
+    own = system.methods if system else {}
+    config = settings.build(request.options, request.sets, METHODS, PRESETS, file, own)
+    return settings.with_system(config, system)
 
 
 def _job(config: PathsConfig, system: Any) -> Any:
     import torch
 
-    torch.set_num_threads(config.threads)
-    return _make(config, system, config.method, config.of_method)
-
-
-def _make(config: PathsConfig, system: Any, method: str, of_method: Any) -> Any:
     from molsamp.molecular.paths import make
 
-    common: dict[str, Any] = {
-        "seed": config.seed,
-        "paths": config.paths,
-        "energy": config.energy,
-        "device": config.device,
-    }
-    return make(system, method, of_method, **common)
+    torch.set_num_threads(config.threads)
+    return make(
+        system,
+        config.method,
+        config.of_method,
+        seed=config.seed,
+        paths=config.paths,
+        energy=config.energy,
+        device=config.device,
+    )
 
 
 def _default_folder(config: PathsConfig) -> Path:
@@ -123,11 +124,12 @@ def _drive(run: Run, job: Any, config: PathsConfig, quiet: bool) -> None:
 
 def _write_results(run: Run, job: Any, config: PathsConfig, system: Any) -> None:
     """Draw and save the paths, and write result.json, the figures' data and the report."""
-    from molsamp.molecular.paths.save import save
+    from molsamp.molecular.paths.analysis import analyse
     from molsamp.runs.report import write_report
 
-    paths = job.paths()
-    save(paths, run.folder)
+    analysis = analyse(job)
+    analysis.save(run.folder)
+    paths, summary = analysis.paths, analysis.summary()
     cpu, wall = run.clock()
     result = {
         "verb": config.verb,
@@ -136,14 +138,14 @@ def _write_results(run: Run, job: Any, config: PathsConfig, system: Any) -> None
         "seed": config.seed,
         "versions": versions(),
         "machine": machine(),
-        "engine": paths.problem.energy.tier,
-        "energy_evaluations": paths.cost.energy_evaluations,
-        "network_calls": paths.cost.network_calls,
+        "engine": summary["engine"],
+        "energy_evaluations": summary["energy_evaluations"],
+        "network_calls": summary["network_calls"],
         "cpu_seconds": round(cpu, 2),
         "wall_seconds": round(wall, 2),
-        "results": _estimates(paths),
-        "null": None if config.method == "steered" else _estimates(_untrained_pull(config, system)),
-        "warnings": paths.warnings(),
+        "results": summary["results"],
+        "null": summary["null"],
+        "warnings": summary["warnings"],
     }
     figures = run.folder / "figures"
     figures.mkdir(exist_ok=True)
@@ -153,20 +155,6 @@ def _write_results(run: Run, job: Any, config: PathsConfig, system: Any) -> None
     write_json(run.folder / "result.json", result)
     write_report(run.folder)
     run.note("finished")
-
-
-def _estimates(paths: Any) -> dict[str, Any]:
-    return {name: estimate.as_dict() for name, estimate in paths.results().items()}
-
-
-def _untrained_pull(config: PathsConfig, system: Any) -> Any:
-    """Draw as many paths by the harmonic pull: hits alone prove nothing, so its numbers stand beside ours."""
-    from molsamp.learn.drive import drive
-    from molsamp.molecular.paths.settings import METHODS
-
-    job = _make(config, system, "steered", METHODS["steered"]())
-    drive(job)
-    return job.paths()
 
 
 def write_json(file: Path, value: Any) -> None:

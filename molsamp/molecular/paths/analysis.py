@@ -15,6 +15,7 @@ from molsamp.molecular.paths.committor import Committor, committor
 from molsamp.molecular.paths.paths import Paths, divergence_bound
 from molsamp.molecular.paths.sampler import Sampler
 from molsamp.molecular.paths.save import save
+from molsamp.molecular.paths.settings import method_settings
 from molsamp.molecular.paths.steered import steered_null
 
 
@@ -60,7 +61,7 @@ class Analysis:
             "energy_evaluations": cost.energy_evaluations,
             "network_calls": cost.network_calls,
             "results": {k: e.as_dict() for k, e in self.results().items()},
-            "null": {k: e.as_dict() for k, e in null.items()} | {"note": " ".join(self.null.notes)},
+            "null": {k: e.as_dict() for k, e in null.items()},
             "warnings": self.paths.warnings(),
         }
 
@@ -69,7 +70,8 @@ def analyse(sampler: Sampler) -> Analysis:
     """Draw the paths, the null on as many, and the committors; the extra evaluations are not charged to the sampler."""
     paths = sampler.paths()
     spent = sampler.problem.energy.evaluations
-    null = steered_null(sampler.problem, len(paths), sampler.noise.child("null"))
+    pull = method_settings("steered", sampler.problem.system.methods)
+    null = steered_null(sampler.problem, len(paths), sampler.noise.child("null"), pull.stiffness, pull.hold)
     committors = committor(paths, sampler.noise.child("committor"))
     sampler.problem.energy.evaluations = spent
     return Analysis(paths, null, committors)

@@ -33,7 +33,7 @@ class Problem:
         kT: kJ/mol (reduced for toys).
         timestep: ps (reduced).
         steps: rows of a path.
-        friction: 1/ps; unused for overdamped systems.
+        friction: 1/ps; None for overdamped systems.
         dtype: of positions and velocities in rollouts.
     """
 
@@ -44,7 +44,7 @@ class Problem:
     kT: float
     timestep: float
     steps: int
-    friction: float
+    friction: float | None
     dtype: torch.dtype
 
     @classmethod
@@ -95,6 +95,7 @@ class Problem:
         """The free dynamics P_0."""
         if self.system.masses is None:
             return Overdamped(self.energy, self.kT)
+        assert self.friction is not None  # schema.Settings: underdamped systems have one
         return Underdamped(self.energy, self.masses, self.kT, self.friction)
 
     @property

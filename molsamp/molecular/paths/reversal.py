@@ -53,7 +53,8 @@ class Recording(Energy):
     """An energy that keeps the force of every call: one a frame of a rollout."""
 
     def __init__(self, base: Energy):
-        self.base, self.event, self.forces = base, base.event, []
+        self.base, self.event = base, base.event
+        self.forces: list[Tensor] = []
 
     def _energy_force(self, x: Tensor) -> tuple[Tensor, Tensor]:
         E, F = self.base.energy_force(x)

@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import pydantic
 import torch
@@ -67,7 +67,7 @@ class Sampler(ABC):
     def _load(self, state: dict[str, Tensor]) -> None:
         """The inverse of `_state`."""
 
-    def fit(self, run: Journal | None = None, each: Callable[[dict[str, Any]], None] | None = None) -> Self:
+    def fit(self, run: Journal | None = None, each: Callable[[dict[str, Any]], None] | None = None) -> Sampler:
         """Do all the work that is left, recorded in `run` if one is given; returns the sampler."""
         drive(self, run, each)
         return self
@@ -91,18 +91,17 @@ class Sampler(ABC):
         return Cost(self.problem.energy.evaluations, self.network_calls, self.cpu)
 
     def state(self) -> dict[str, Tensor]:
-        """Everything the next unit depends on, as a flat dict of tensors."""
+        """Everything the next unit depends on, as a flat dict of tensors; no clock, so that same work is same bytes."""
         counters = {
             "k": torch.tensor(self.k),
             "evaluations": torch.tensor(self.problem.energy.evaluations),
             "network_calls": torch.tensor(self.network_calls),
-            "cpu": torch.tensor(self.cpu, dtype=torch.float64),
         }
         return counters | {k: b.clone() for k, b in self._state().items()}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Continue exactly where `state` was taken."""
-        self.k, self.cpu = int(state["k"]), float(state["cpu"])
+        self.k = int(state["k"])
         self.problem.energy.evaluations = int(state["evaluations"])
         self.network_calls = int(state["network_calls"])
         self._load(state)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import pydantic
 from pydantic import Field
 
-from molsamp.schema import Strict, Temperature
+from molsamp.schema import Strict, Temperature, validate
 
 
 class TargetSettings(Strict):
@@ -70,7 +71,7 @@ class SteeredSettings(Strict):
     """
 
     kind: Literal["pull", "cv", "rmsd"] = "pull"
-    stiffness: float = Field(default=500.0, gt=0)
+    stiffness: float = Field(default=300.0, gt=0)
     hold: int = Field(default=10, ge=1)
     equilibrate: int = Field(default=1000, ge=0)
 
@@ -149,3 +150,9 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "chain": {"moves": 1000, "chains": 256},
     },
 }
+
+
+def method_settings(method: str, own: Mapping[str, Mapping[str, Any]], preset: str = "demo") -> Any:
+    """Settings of a method for a system: the method's defaults < the system's own (`System.methods`) < the preset."""
+    given = {**own.get(method, {}), **PRESETS[preset].get(method, {})}
+    return validate(METHODS[method], given, f"methods.{method} of the system")

@@ -1,7 +1,7 @@
 """Shooting moves between a *thermal* start state and the end state (Dellago, Bolhuis and Chandler 1998).
 
-The ensemble: x_0 and v_0 + h F/2m Boltzmann in the start state A, then the rows of the integrator; of fixed length with a
-visit to B, or of flexible length from the last frame in A to the first in B. It is not P_0, which starts at one point.
+The ensemble: x_0 and v_0 + h F/2m Boltzmann in the start state A, then the rows of the integrator; of fixed length
+with a visit to B, or of flexible length from the last frame in A to the first in B. P_0 starts at one point instead.
 
 A move picks a frame j that is in neither state, one of N, and redraws the rows after it by the forward dynamics and
 the rows before it by the time-reversed dynamics, whose shadow work S_j (see `reversal`) enters the acceptance
