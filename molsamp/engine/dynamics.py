@@ -26,9 +26,10 @@ class Field(Protocol):
 
 @runtime_checkable
 class Dynamics(Protocol):
-    """The right-hand side that rows evaluate."""
+    """The right-hand side that rows evaluate; `blocks` names the state blocks it moves, ("x",) or ("x", "v")."""
 
-    blocks: tuple[str, ...]
+    @property
+    def blocks(self) -> tuple[str, ...]: ...
 
     def evaluate(self, t: float, x: Tensor) -> tuple[Tensor, Tensor | None]: ...
 

@@ -71,7 +71,7 @@ def mean(samples: Float[Tensor, " n"], unit: str = "1") -> Estimate:
 
 
 def student95(nu: int) -> float:
-    """97.5 % quantile of Student's t with nu >= 1 degrees of freedom (Cornish-Fisher series; exact to 1e-3 from nu = 3)."""
+    """97.5 % quantile of Student's t with nu >= 1 degrees of freedom (Cornish-Fisher; 1e-3 from nu = 3)."""
     exact = {1: 12.7062, 2: 4.3027}
     if nu in exact:
         return exact[nu]

@@ -141,6 +141,7 @@ class SystemFile(Strict):
         states: at least two, by name.
         cvs: collective variables, by name, in order; may be empty for molecules (then states use RMSD).
         methods: settings of path samplers that this system needs, by method, over the samplers' own defaults.
+        methods: settings of path samplers that this system needs, by method.
         sources: where each number comes from, in words.
     """
 
@@ -149,6 +150,7 @@ class SystemFile(Strict):
     settings: Settings
     states: Annotated[dict[str, StateTable], Field(min_length=2)]
     cvs: dict[str, CVTable] = Field(default_factory=dict)
+    methods: dict[str, dict[str, Any]] = Field(default_factory=dict)
     sources: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")

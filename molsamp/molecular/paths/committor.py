@@ -38,7 +38,7 @@ def committor(paths: Paths, noise: Noise, *, shots: int = 10, most: int = 64, st
         noise: keys of the trajectories.
         shots: trajectories per frame; the standard error of one committor is at most 1 / (2 sqrt(shots)).
         most: frames shot from.
-        steps: rows of a trajectory, by default those of a path; a trajectory that reaches neither state counts for none.
+        steps: rows of a trajectory, by default those of a path; one that reaches neither state does not count.
     """
     p = paths.problem
     chosen = paths.hit.nonzero()[:most, 0]

@@ -32,6 +32,9 @@ class Control(nn.Module):
         scale: size of u, in noise units a degree of freedom, for a network output of 1.
     """
 
+    end: Tensor
+    masses: Tensor
+
     def __init__(self, problem: Problem, scale: float):
         super().__init__()
         self.molecular, self.scale = problem.molecular, scale

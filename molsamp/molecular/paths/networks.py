@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from torch import nn
+
 from molsamp.engine.noise import Noise
 from molsamp.learn.networks import MLP
 from molsamp.molecular.paths.control import Control, Features, NetworkControl
@@ -22,9 +24,10 @@ def build_control(problem: Problem, settings: NetworkSettings, noise: Noise) -> 
         if settings.kind != "mlp":
             raise ValueError(f"network.head = 'torsion' needs network.kind = 'mlp', not {settings.kind!r}")
         c = len(torsions(problem))
-        net = MLP((3 * c + 1, *settings.widths, c), noise, settings.activation)
-        return TorsionTangents(problem, net.to(problem.dtype), settings.scale)
+        mlp = MLP((3 * c + 1, *settings.widths, c), noise, settings.activation)
+        return TorsionTangents(problem, mlp.to(problem.dtype), settings.scale)
     event = problem.system.event
+    net: nn.Module
     if settings.kind == "mlp":
         shape = {"force": event, "scale": event[:-1], "potential": ()}[settings.head]
         widths = (Features.inputs(event, settings.time), *settings.widths, math.prod(shape))

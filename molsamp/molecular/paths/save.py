@@ -111,6 +111,7 @@ def _player(paths: Paths, stride: int) -> str:
     text = []
     for chain, i in zip("ABC", order.tolist(), strict=False):
         x = aligned(paths.path.x[::stride, i].double(), paths.problem.end.x, paths.problem.system.heavy)
-        for line in _pdb(paths, list(x)).splitlines(keepends=True):
-            text.append(line[:21] + chain + line[22:] if line.startswith(("ATOM", "HETATM", "TER")) else line)
-    return "".join(line for line in text if not line.startswith("END\n")) + "END\n"
+        for line in _pdb(paths, list(x)).removesuffix("END\n").splitlines(keepends=True):
+            atom = line.startswith(("ATOM", "HETATM", "TER"))
+            text += [line[:21] + chain + line[22:] if atom else line]
+    return "".join(text) + "END\n"

@@ -36,7 +36,7 @@ class NetworkSettings(Strict):
 class LearnedSettings(Strict):
     """TPS-DPS: training of a control by an off-policy loss on its own rollouts."""
 
-    rollouts: int = Field(default=200, ge=1)
+    rollouts: int = Field(default=150, ge=1)
     samples: int = Field(default=64, ge=2)
     gradient_steps: int = Field(default=20, ge=1)
     batch: int = Field(default=64, ge=2)

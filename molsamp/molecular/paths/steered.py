@@ -54,6 +54,7 @@ class Pull:
         self.end = problem.end.x.to(problem.dtype)
         if problem.molecular:
             self.superposition = Superposition(problem.end.x, problem.system.heavy)
+            assert problem.friction is not None  # underdamped
             c = math.exp(-problem.friction * h)
             s = (problem.kT / problem.masses) ** 0.5 * math.sqrt(1.0 - c * c)
             self.scale = (stiffness * c * h / (s * problem.masses)).to(problem.dtype)

@@ -27,14 +27,17 @@ class TorsionTangents(Control):
         ValueError: for a system without torsion CVs, or with a torsion whose central bond lies in a ring.
     """
 
+    sides: Tensor
+
     def __init__(self, problem: Problem, network: nn.Module, scale: float = 0.3):
         super().__init__(problem, scale)
         self.problem, self.network = problem, network
         self.torsions = torsions(problem)
         self.bonds, sides = [], []
         for cv in self.torsions:
-            self.bonds.append(cv.atoms[1:3])
-            sides.append(_far_side(problem, *cv.atoms[1:3], name=cv.names[0]))
+            b, c = cv.atoms[1:3]
+            self.bonds.append((b, c))
+            sides.append(_far_side(problem, b, c, cv.names[0]))
         self.register_buffer("sides", torch.stack(sides).to(problem.dtype), persistent=False)
         self.gate = 0.8 * problem.end.radius
 
