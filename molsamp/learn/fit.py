@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 
 class FitResult(NamedTuple):
-    """Mean loss over the steps taken and the last gradient norm before clipping."""
+    """Mean loss over the steps taken (NaN if none was), last gradient norm before clipping, steps skipped."""
 
     loss: float
     gradient: float
@@ -44,13 +45,11 @@ def fit(
         loss.backward()
         norms = [float(torch.nn.utils.clip_grad_norm_(g["params"], clip)) for g in optimiser.param_groups]
         norm = max(norms)
-        if not all(map(_finite, (float(loss.detach()), *norms))):
+        if not all(map(math.isfinite, (float(loss.detach()), *norms))):
             skipped += 1
             continue
         optimiser.step()
         total += float(loss.detach())
-    return FitResult(total / max(1, steps - skipped), norm, skipped)
+    taken = steps - skipped
+    return FitResult(total / taken if taken else math.nan, norm, skipped)
 
-
-def _finite(x: float) -> bool:
-    return abs(x) < float("inf")

@@ -75,7 +75,7 @@ def test_zero_weights_are_never_drawn(scheme):
 
 
 class Extreme(Noise):
-    """A stream whose uniforms are all the same: the largest number below 1, or one next to 0."""
+    """A stream whose uniforms are all the same: the largest number below 1, or 0."""
 
     def __init__(self, u):
         super().__init__(0)
@@ -89,7 +89,7 @@ class Extreme(Noise):
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("u", [1.0 - 2.0**-53, 2.0**-60])
+@pytest.mark.parametrize("u", [1.0 - 2.0**-53, 0.0])
 def test_rounding_never_points_past_the_end(scheme, u):
     """(n - 1 + u) / n rounds to 1 for the largest u; the ends have no weight, the sum of 998 thirds is not exact."""
     w = torch.full((1000,), 1.0 / 3.0, dtype=F64)
@@ -129,6 +129,11 @@ def test_ids_are_unique_and_never_return(scheme):
         p = q.evolve(logw=WEIGHTS.log())
 
 
+def test_the_largest_id_is_not_given_again_when_it_dies():
+    q, _ = resample(population(torch.tensor([1.0, 0.0], dtype=F64)), Noise(0), 0, below=ALWAYS)
+    assert q.ids.tolist() == [0, 2]
+
+
 def test_only_below_the_threshold():
     """ESS of these weights is 4.86 of 8."""
     p = population(WEIGHTS)
@@ -151,7 +156,7 @@ def test_an_unknown_scheme_is_refused():
 
 RATE, KT, H, ROWS, EVERY, SPREAD = 1.0, 0.5, 0.1, 10, 2, 0.4
 TIMES = [k * H for k in range(ROWS + 1)]
-OBSERVED = [0.3, -0.5, 0.9, 1.1, 0.2]
+OBSERVED = [0.3, -0.5, 0.2, 0.4, 0.1]
 
 
 class Harmonic:
@@ -179,7 +184,7 @@ def log_likelihood(k, p):
     return -0.5 * ((p.x[:, 0] - y) / SPREAD) ** 2 - 0.5 * math.log(2 * math.pi * SPREAD**2)
 
 
-def evidence_ratios(dyn, scheme, runs=100, n=48, below=0.7):
+def evidence_ratios(dyn, scheme, runs=60, n=400, below=0.7):
     start = Particles.at(torch.full((n, 1), 0.2, dtype=F64))
     exact = kalman_log_evidence(0.2)
     options = {"every": EVERY, "scheme": scheme, "below": below}
@@ -194,10 +199,10 @@ def systematic():
 
 @pytest.mark.parametrize("scheme", ["systematic", "multinomial"])
 def test_evidence_is_unbiased(systematic, scheme):
-    """Mean of Z-hat / Z over 100 runs is 1 within 4 standard errors (alarm 1.3e-4 in all), these below 5 %."""
+    """Mean of Z-hat / Z over 60 runs is 1 within 4 standard errors (alarm 1.3e-4 in all), these below 2 %."""
     r = systematic if scheme == "systematic" else evidence_ratios(DYN, scheme)
     error = float(r.std()) / len(r) ** 0.5
-    assert error < 0.05
+    assert error < 0.02
     assert abs(float(r.mean()) - 1.0) < 4.0 * error, (float(r.mean()), error)
 
 

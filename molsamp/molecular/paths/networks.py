@@ -37,5 +37,5 @@ def build_control(problem: Problem, settings: NetworkSettings, noise: Noise) -> 
 
         if not problem.molecular:
             raise ValueError(f"network.kind = {settings.kind!r} needs a molecule; {problem.system.name} is a toy")
-        net = build_equivariant(settings.kind, problem.system, settings.head, settings.widths, settings.time, noise)
+        net = build_equivariant(settings.kind, problem.end.x, settings.head, settings.widths, settings.time, noise)
     return NetworkControl(problem, net.to(problem.dtype), settings.head, settings.scale)

@@ -1,5 +1,6 @@
 """A particle in a harmonic well as a path problem: every law of its paths has a closed form."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -23,7 +24,9 @@ class Line(System):
         }
         settings = Settings(kind="overdamped", kT=1.0, timestep=0.1, steps=1, start="A", end="B")
         masses = None if mass is None else torch.tensor([mass], dtype=torch.float64)
-        super().__init__("line", "a line", Path(), event, masses, None, states, {}, settings, "none")
+        parts = dict(name="line", title="a line", folder=Path(), event=event, masses=masses, states=states, cvs={})
+        for field in fields(System):
+            object.__setattr__(self, field.name, (parts | {"settings": settings}).get(field.name))
         object.__setattr__(self, "edges", {"A": (-1.0, below), "B": (1.0, above)})
 
     def distance(self, x, state):

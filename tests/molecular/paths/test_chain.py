@@ -13,7 +13,7 @@ from molsamp.molecular.paths.chain import LearnedProposal, NoiseChain
 from molsamp.molecular.paths.learned import LearnedPaths
 from molsamp.molecular.paths.settings import ChainSettings
 
-EDGE, GROUPS = 2.2, 40
+EDGE, GROUPS = 2.0, 40
 
 
 def run(job):
@@ -23,7 +23,7 @@ def run(job):
 
 
 def settings(**changes):
-    defaults = dict(chains=2000, groups=GROUPS, moves=10, level_moves=10, arrival="final", mixing=0.3, window=5)
+    defaults = dict(chains=1200, groups=GROUPS, moves=10, level_moves=10, arrival="final", mixing=0.3, window=5)
     return ChainSettings(**{**defaults, **changes})
 
 

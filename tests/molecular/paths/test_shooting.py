@@ -45,40 +45,49 @@ def run(job):
 
 
 def settings(**changes):
-    return ShootingSettings(**{**dict(chains=2000, moves=25, burn_in=0), **changes})
+    return ShootingSettings(**{**dict(chains=1000, moves=15, burn_in=0), **changes})
 
 
 def coarse(mass):
     """Timesteps at which the scheme's own law is off by several per cent: the shadow work must make up for it."""
     if mass is None:
-        return line_problem(below=-0.4, above=0.7, h=0.4, steps=10)
-    return line_problem(below=-0.4, above=0.7, h=0.9, steps=10, mass=mass, friction=0.5)
+        return line_problem(below=-0.8, above=0.9, h=0.7, steps=10)
+    return line_problem(below=-0.8, above=0.9, h=1.3, steps=10, mass=mass, friction=0.5)
 
 
 def moments(f, length):
-    """Per path: x and x^2 at every frame, and the length in parts; (M, 2F + 1)."""
+    """Per path: x and x^2 (and v, v^2, x v) at every frame, and the length in rows; (M, 2F + 1) or (M, 5F + 1)."""
     x = f.x.flatten(2)[..., 0].T
-    return torch.cat([x, x * x, length[:, None].double()], 1)
+    columns = [length[:, None].double(), x, x * x]
+    if f.v is not None:
+        v = f.v.flatten(2)[..., 0].T
+        columns += [v, v * v, x * v]
+    return torch.cat(columns, 1)
 
 
 def scores(job):
-    """z of chain averages (40 groups) against brute force of 400 000 free paths."""
-    chain = moments(job.frames, job.length).view(GROUPS, -1, 2 * job.problem.steps + 3).mean(1)
-    brute = moments(*job.exact(400_000, "brute"))
+    """z of chain averages (40 groups) against brute force of 80 000 free paths."""
+    chain = moments(job.frames, job.length)
+    chain = chain.view(GROUPS, -1, chain.shape[1]).mean(1)
+    brute = moments(*job.exact(80_000, "brute"))
     error = (chain.var(0) / GROUPS + brute.var(0) / len(brute)).sqrt()
     return ((chain.mean(0) - brute.mean(0)) / error)[error > 0]
 
 
-@pytest.mark.parametrize("kind", ["two-way", "one-way"])
-def test_fixed_length_samples_the_conditioned_process(kind):
-    """From pulled paths to the law of OU paths with x_0 < a, x_n > b: 82 z of Student t, 39 degrees of freedom,
-    bound 4.6: false alarm 0.4 %. (A path without a free frame has probability below 1e-6.)"""
-    a, b, h, n = -0.5, 1.0, 0.05, 40
+@pytest.mark.parametrize("sampler", [Shooting, FromExact])
+def test_fixed_length_samples_the_conditioned_process(sampler):
+    """The law of OU paths with x_0 < a, x_n > b: one-way moves find it from pulled paths, two-way moves keep it.
+
+    42 z-scores of Student t, 39 degrees of freedom, bound 4.6: false alarm 0.2 %. (Paths that jump from A to B, which
+    cannot be shot, have a share below 1e-3.)
+    """
+    a, b, h, n = -0.5, 1.0, 0.1, 20
     problem = line_problem(below=a, above=b, x0=-0.6, h=h, steps=n)
-    job = run(Shooting(problem, settings(kind=kind, arrival="final", moves=60), Noise(1), 64))
+    kind, moves = ("one-way", 100) if sampler is Shooting else ("two-way", 20)
+    job = run(sampler(problem, settings(kind=kind, arrival="final", moves=moves), Noise(1), 64))
     form = ornstein_uhlenbeck(rate=1.0, D=1.0, h=h, steps=n, x0=0.0, var0=1.0)
     m, C = form.conditioned(form.crossing(a, b))
-    x = job.frames.x[..., 0].T.view(GROUPS, -1, n + 1)
+    x = job.frames.x[..., 0].T.reshape(GROUPS, -1, n + 1)
     mean = z_scores(x.mean(1), m[:, 0])
     square = z_scores(x.square().mean(1), C[:, 0, 0] + m[:, 0] ** 2)
     assert torch.cat([mean, square]).abs().max() < 4.6
@@ -88,10 +97,10 @@ def test_fixed_length_samples_the_conditioned_process(kind):
 @pytest.mark.parametrize("kind", ["two-way", "one-way"])
 @pytest.mark.parametrize("length", ["fixed", "flexible"])
 def test_moves_are_exact_at_a_coarse_timestep(mass, kind, length):
-    """At most 23 z of Student t, 39 degrees of freedom, bound 4.6: false alarm 0.1 %."""
+    """At most 56 z of Student t, 39 degrees of freedom, bound 4.6: false alarm 0.3 % a case."""
     job = FromExact(coarse(mass), settings(kind=kind, length=length), Noise(2), 64)
     accepted = [job.advance()["acceptance"] for _ in range(job.total)]
-    assert sum(accepted) > 3.0
+    assert sum(accepted) / job.total > 0.1
     assert scores(job).abs().max() < 4.6
 
 
@@ -117,10 +126,9 @@ def assembled(job):
     job._begin()
     M = job.settings.chains
     everywhere = torch.ones(M, dtype=torch.bool)
-    f, length, pivot, _ = job._shoot(torch.full((M,), job.problem.steps // 2), everywhere, everywhere)
-    return Path(
-        torch.tensor(job.problem.times), f.x, f.v, None, None, torch.zeros(M), job.problem.initial(Noise(0), length), 1
-    )
+    f, length, _, _ = job._shoot(torch.full((M,), job.problem.steps // 2), everywhere, everywhere)
+    times, start = torch.tensor(job.problem.times, dtype=torch.float64), job.problem.initial(Noise(0), length)
+    return Path(times, f.x, f.v, None, None, torch.zeros(M, dtype=torch.float64), start, 1)
 
 
 def test_backward_branches_are_paths_of_the_forward_rows():
@@ -164,5 +172,5 @@ def test_resumed_shooting_gives_the_same_bytes(length):
 
 def test_no_way_to_the_end_is_one_clear_line():
     problem = line_problem(below=-0.4, above=50.0, x0=-0.5, h=0.1, steps=1)
-    with pytest.raises(ValueError, match="line: no pull up to .* carries half of 8 paths from A to B in 1 steps"):
+    with pytest.raises(ValueError, match=r"line: no pull up to .* carries half of 8 paths from A to B in 1 steps"):
         run(Shooting(problem, settings(chains=8), Noise(4), 8))
