@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from molsamp.engine.dynamics import Dynamics, LinearSDE
-from molsamp.engine.integrators import Evaluate, Line, Row, Table, _wants
+from molsamp.engine.integrators import Evaluate, Line, Row, Table, require
 from molsamp.engine.schedules import Schedule
 
 
@@ -59,7 +59,7 @@ class Exponential:
             ValueError: if two neighbouring times have the same log-SNR, the grid starts at sigma = 0, or eta > 0
                 and the log-SNR falls.
         """
-        schedule = _wants(dyn, (LinearSDE,), "Exponential").schedule
+        schedule = require(dyn, (LinearSDE,), "Exponential").schedule
         steps = _log_snr_steps(schedule, times, falling=self.noise == 0.0)
         table = []
         for i, (s, t) in enumerate(pairwise(times)):

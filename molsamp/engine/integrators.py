@@ -238,7 +238,7 @@ def _base(dyn: Dynamics) -> Dynamics:
     return dyn.base if isinstance(dyn, Controlled) else dyn
 
 
-def _wants(dyn: Dynamics, kinds: tuple[type, ...], name: str):
+def require(dyn: Dynamics, kinds: tuple[type, ...], name: str):
     base = _base(dyn)
     if not isinstance(base, kinds):
         allowed = ", ".join(k.__name__ for k in kinds)
@@ -251,7 +251,7 @@ class EulerMaruyama:
 
     def rows(self, dyn: Dynamics, times: Sequence[float]) -> Table:
         """One row an interval."""
-        base = _wants(dyn, (Overdamped, Ito), "EulerMaruyama")
+        base = require(dyn, (Overdamped, Ito), "EulerMaruyama")
         return [
             Row(
                 a,
@@ -270,7 +270,7 @@ class Heun:
 
     def rows(self, dyn: Dynamics, times: Sequence[float]) -> Table:
         """One row an interval, two evaluations each; no noise, so no density."""
-        _wants(dyn, (Ito,), "Heun")
+        require(dyn, (Ito,), "Heun")
         return [
             Row(
                 a,
@@ -291,7 +291,7 @@ class SemiImplicitEuler:
 
     def rows(self, dyn: Dynamics, times: Sequence[float]) -> Table:
         """One row an interval."""
-        base = _wants(dyn, (Underdamped,), "SemiImplicitEuler")
+        base = require(dyn, (Underdamped,), "SemiImplicitEuler")
         table = []
         for a, b in _intervals(times):
             h = b - a
@@ -319,7 +319,7 @@ class LangevinMiddle:
 
     def rows(self, dyn: Dynamics, times: Sequence[float]) -> Table:
         """One row an interval."""
-        base = _wants(dyn, (Underdamped,), "LangevinMiddle")
+        base = require(dyn, (Underdamped,), "LangevinMiddle")
         table = []
         for a, b in _intervals(times):
             h, c = b - a, math.exp(-base.friction * (b - a))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 Harmonics = Callable[[int, Float[Tensor, "*n 3"]], Float[Tensor, "*n m"]]
 
 
+@runtime_checkable
 class Pairs(Protocol):
     """The pairs of a batch of frames."""
 
@@ -127,4 +128,4 @@ def _messages() -> nn.Module:
         def message(self, x_j, filters, harmonics):
             return harmonics[:, :, None] * (filters * x_j)[:, None]
 
-    return Messages(aggr="add")
+    return Messages(aggr="add", node_dim=0)

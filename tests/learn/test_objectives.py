@@ -86,7 +86,7 @@ def test_log_variance_vanishes_at_q_whoever_drew_the_paths(paths):
 
 
 def test_the_constant_learns_log_z_and_is_the_batch_mean_on_the_way():
-    """d/dc vanishes at c = -mean(log_rn - log_reward), which is log Z at the optimum; there "zero" is off by log Z^2."""
+    """d/dc vanishes at c = -mean(log_rn - log_reward), log Z at the optimum; there "zero" is off by log Z^2."""
     for theta in (THETA, OPTIMUM):
         best = -(log_rn(theta) - LOG_REWARD).mean()
         c = best.clone().requires_grad_(True)
@@ -97,7 +97,7 @@ def test_the_constant_learns_log_z_and_is_the_batch_mean_on_the_way():
 
 
 def test_local_is_global_in_expectation():
-    """Over all 64 batches of two paths, "local" is half (B - 1)/B of "global" at its best constant, gradient as well."""
+    """Over all 64 batches of B = 2 paths "local" is (B - 1)/B of "global" at its best constant, gradient as well."""
 
     def everywhere(theta):
         return log_variance(log_rn(theta), LOG_REWARD, -(log_rn(THETA) - LOG_REWARD).mean())

@@ -125,7 +125,7 @@ def moving_pull(
     start: Particles,
     noise: Noise,
     restraint: Restraint,
-    centres: Float[Tensor, "rows+1 c"],
+    centres: Float[Tensor, "F c"],
     first: int = 0,
 ) -> tuple[Path, Float[Tensor, " n"]]:
     """Carry particles over rows 0 .. n-1 while the centre moves; row k sees centres[k].

@@ -55,8 +55,6 @@ def test_chains_sample_the_conditioned_process(make):
     problem, form = make()
     job = run(NoiseChain(problem, settings(), Noise(1), 64))
     assert group_scores(job, form).abs().max() < 4.5
-    estimate = job.log_p_hit()
-    assert estimate.interval[0] < form.beyond(EDGE).log_z < estimate.interval[1]
 
 
 def test_a_biased_acceptance_is_found_out(monkeypatch):

@@ -107,7 +107,7 @@ def test_moves_are_exact_at_a_coarse_timestep(mass, kind, length):
 @pytest.mark.parametrize("mass", [None, 1.0])
 def test_without_the_shadow_work_the_law_is_lost(mass, monkeypatch):
     monkeypatch.setattr(Reversal, "shadow", lambda self, f: torch.zeros_like(f.energy))
-    job = run(FromExact(coarse(mass), settings(), Noise(2), 64))
+    job = run(FromExact(coarse(mass), settings(chains=2000, moves=50), Noise(2), 64))
     assert scores(job).abs().max() > 6.0
 
 
