@@ -52,4 +52,3 @@ def fit(
         total += float(loss.detach())
     taken = steps - skipped
     return FitResult(total / taken if taken else math.nan, norm, skipped)
-

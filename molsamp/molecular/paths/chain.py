@@ -19,7 +19,6 @@ Botev and Kroese 2008), each taken at a quantile of the chains, of which those b
 from __future__ import annotations
 
 import math
-import time
 from typing import Any, NamedTuple
 
 import torch
@@ -28,14 +27,14 @@ from torch import Tensor
 
 from molsamp.engine.dynamics import Controlled, Underdamped
 from molsamp.engine.estimates import Estimate, student95
-from molsamp.engine.noise import Noise, Tape
+from molsamp.engine.noise import Tape
 from molsamp.engine.rollout import rollout
 from molsamp.engine.state import Particles, Path, Status
 from molsamp.molecular.paths.free import concatenate
 from molsamp.molecular.paths.learned import LearnedPaths
 from molsamp.molecular.paths.markov import effective_number, metropolis
-from molsamp.molecular.paths.paths import Cost, Paths
-from molsamp.molecular.paths.problem import Problem
+from molsamp.molecular.paths.paths import Paths
+from molsamp.molecular.paths.sampler import Sampler
 from molsamp.molecular.paths.settings import ChainSettings
 
 
@@ -69,46 +68,38 @@ class Move(NamedTuple):
     first: int
 
 
-class NoiseChain:
-    """Chains on the noise, as a resumable job: one unit is one move of every chain.
+class NoiseChain(Sampler):
+    """Chains on the noise: one unit is one move of every chain.
 
     The error of log P_0(hit) comes from `groups` independent groups of chains with levels of their own.
 
-    Args:
-        problem: what to sample.
-        settings: see `ChainSettings`.
-        noise: keys of everything random.
-        n: paths that `paths()` returns, taken from the production sweeps at equal spacing.
-        proposal: adds guided moves, as many as of every other kind.
+    Arguments as in `Sampler`, settings as in `ChainSettings`; the n paths are taken from the production sweeps at equal
+    spacing. With a `proposal`, guided moves are as many as moves of every other kind.
 
     Raises:
         ValueError: if the chains cannot be shared out among the groups.
     """
 
     name = "chain"
+    Settings = ChainSettings
 
-    def __init__(
-        self,
-        problem: Problem,
-        settings: ChainSettings,
-        noise: Noise,
-        n: int = 64,
-        proposal: LearnedProposal | None = None,
-    ):
-        s = settings
+    def __init__(self, *args: Any, proposal: LearnedProposal | None = None, **kwargs: Any):
+        self.proposal = proposal
+        super().__init__(*args, **kwargs)
+
+    def _begin(self) -> None:
+        problem, s = self.problem, self.settings
         if s.chains % s.groups or s.chains // s.groups < 2:
             raise ValueError(f"chains = {s.chains} is not a multiple of groups = {s.groups} with 2 or more chains each")
-        self.problem, self.settings, self.noise, self.n, self.proposal = problem, settings, noise, n, proposal
-        self.k, self.total = 0, s.levels * s.level_moves + s.moves
+        self.total = s.levels * s.level_moves + s.moves
         self.production: int | None = None  # sweep at which every group had arrived
         self.group = torch.arange(s.chains) // (s.chains // s.groups)
         self.level = torch.full((s.groups,), math.inf, dtype=torch.float64)
         self.log_p = torch.zeros(s.groups, dtype=torch.float64)
         self.record: list[Tensor] = []
         self.kept: list[Tensor] = []
-        self.cpu = 0.0
         ids, event = torch.arange(s.chains), problem.system.event
-        draw = noise.child("start")
+        draw = self.noise.child("start")
         self.zeta = draw.normal(range(problem.steps + 1), ids, event, problem.dtype)  # row 0: v_0, row k: xi_k
         self._replay()
 
@@ -140,9 +131,9 @@ class NoiseChain:
 
     # ---------------------------------------------------------------- moves
 
-    def advance(self) -> dict[str, Any]:
-        """One move of every chain, and new levels when they are due; returns acceptance and levels."""
-        began, s = time.process_time(), self.settings
+    def _advance(self) -> dict[str, Any]:
+        """One move of every chain, and new levels when they are due."""
+        s = self.settings
         move = self._choose()
         accepted = self._guided() if move.kind == "guided" else self._redraw(move)
         self.k += 1
@@ -151,7 +142,6 @@ class NoiseChain:
                 self._raise_levels()
         else:
             self._collect()
-        self.cpu += time.process_time() - began
         return {
             "move": move.kind,
             "acceptance": float(accepted.double().mean()),
@@ -288,7 +278,7 @@ class NoiseChain:
             log_rn,
             self.name,
             exact=arrived,
-            cost=Cost(energy_evaluations=self.problem.energy.evaluations, cpu_seconds=self.cpu),
+            cost=self.cost,
             effective=effective,
             notes=notes,
             extra={"log_p_hit": log_p},
@@ -296,14 +286,10 @@ class NoiseChain:
 
     # ---------------------------------------------------------------- checkpoints
 
-    def state(self) -> dict[str, Tensor]:
+    def _state(self) -> dict[str, Tensor]:
         """The noise of every chain (its path is a function of it), levels, records."""
         flat = {
-            "counters": torch.tensor(
-                [self.k, self.total, -1 if self.production is None else self.production, len(self.kept)]
-            ),
-            "evaluations": torch.tensor(self.problem.energy.evaluations),
-            "cpu": torch.tensor(self.cpu, dtype=torch.float64),
+            "counters": torch.tensor([self.total, -1 if self.production is None else self.production, len(self.kept)]),
             "zeta": self.zeta,
             "level": self.level,
             "log_p": self.log_p,
@@ -312,16 +298,13 @@ class NoiseChain:
             flat["record"] = torch.stack(self.record)
         return flat | {f"kept{i}": zeta for i, zeta in enumerate(self.kept)}
 
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Continue exactly where `state` was taken."""
-        self.k, self.total, production, kept = state["counters"].tolist()
+    def _load(self, state: dict[str, Tensor]) -> None:
+        self.total, production, kept = state["counters"].tolist()
         self.production = None if production < 0 else production
-        self.cpu = float(state["cpu"])
         self.zeta, self.level, self.log_p = (state[key].clone() for key in ("zeta", "level", "log_p"))
         self.record = list(state["record"]) if "record" in state else []
         self.kept = [state[f"kept{i}"] for i in range(kept)]
         self._replay()
-        self.problem.energy.evaluations = int(state["evaluations"])
 
 
 def _take(path: Path, index: Int[Tensor, " m"]) -> Path:

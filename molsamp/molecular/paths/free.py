@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import fields, replace
 from typing import Any
 
@@ -12,44 +11,28 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from molsamp.engine.noise import Noise
 from molsamp.engine.rollout import rollout
 from molsamp.engine.state import Memory, Particles, Path, Status
-from molsamp.molecular.paths.paths import Cost, Paths
-from molsamp.molecular.paths.problem import Problem
+from molsamp.molecular.paths.paths import Paths
+from molsamp.molecular.paths.sampler import Sampler
 from molsamp.molecular.paths.settings import FreeSettings
 
 
-class Batches(ABC):
-    """n independent paths, drawn batch by batch, as a resumable job: one unit is one batch.
+class Batches(Sampler):
+    """n independent paths, drawn batch by batch, one a unit; path i has particle id i, whatever the batch."""
 
-    Args:
-        problem: what to sample.
-        noise: keys of everything random; path i has particle id i, whatever the batch.
-        n: paths in all.
-        batch: most paths carried side by side.
-    """
-
-    name: str
-
-    def __init__(self, problem: Problem, noise: Noise, n: int, batch: int):
-        self.problem, self.noise, self.n, self.batch = problem, noise, n, batch
-        self.k, self.total = 0, -(-n // batch)
-        self.drawn: list[Path] = []
-        self.cpu = 0.0
+    batch: int
+    drawn: list[Path]
 
     @abstractmethod
     def _draw(self, ids: Int[Tensor, " m"]) -> Path:
         """The paths with these particle ids."""
 
-    def advance(self) -> dict[str, Any]:
-        """Draw the next batch; returns its hit rate."""
-        began = time.process_time()
+    def _advance(self) -> dict[str, Any]:
         first = self.k * self.batch
         path = self._draw(torch.arange(first, min(first + self.batch, self.n)))
         self.drawn.append(path)
         self.k += 1
-        self.cpu += time.process_time() - began
         ok = path.final.status != Status.DIVERGED
         hit = self.problem.inside(path.x).any(0) & ok
         return {
@@ -58,26 +41,13 @@ class Batches(ABC):
             "diverged": int((~ok).sum()),
         }
 
-    @property
-    def cost(self) -> Cost:
-        """What it took so far."""
-        return Cost(energy_evaluations=self.problem.energy.evaluations, cpu_seconds=self.cpu)
-
-    def state(self) -> dict[str, Tensor]:
-        """The paths drawn so far and the counters."""
-        flat = {
-            "k": torch.tensor(self.k),
-            "evaluations": torch.tensor(self.problem.energy.evaluations),
-            "cpu": torch.tensor(self.cpu, dtype=torch.float64),
-        }
+    def _state(self) -> dict[str, Tensor]:
+        flat: dict[str, Tensor] = {}
         for i, path in enumerate(self.drawn):
             flat |= {f"path{i}.{key}": block for key, block in _to_tensors(path).items()}
         return flat
 
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Continue exactly where `state` was taken."""
-        self.k, self.cpu = int(state["k"]), float(state["cpu"])
-        self.problem.energy.evaluations = int(state["evaluations"])
+    def _load(self, state: dict[str, Tensor]) -> None:
         self.drawn = []
         for i in range(self.k):
             prefix = f"path{i}."
@@ -85,18 +55,14 @@ class Batches(ABC):
 
 
 class UnbiasedMD(Batches):
-    """Draws from P_0 itself, or from the same dynamics at a higher temperature, by the keyed noise.
-
-    Args:
-        problem, noise, n: see `Batches`.
-        settings: see `FreeSettings`.
-    """
+    """Draws from P_0 itself, or from the same dynamics at a higher temperature; arguments as in `Sampler`."""
 
     name = "md"
+    Settings = FreeSettings
 
-    def __init__(self, problem: Problem, settings: FreeSettings, noise: Noise, n: int = 64):
-        super().__init__(problem, noise, n, settings.batch)
-        self.settings = settings
+    def _begin(self) -> None:
+        self.batch, self.drawn = self.settings.batch, []
+        self.total = -(-self.n // self.batch)
 
     def _draw(self, ids: Int[Tensor, " m"]) -> Path:
         root = math.sqrt(self.settings.heat)

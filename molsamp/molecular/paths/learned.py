@@ -27,7 +27,7 @@ from molsamp.learn.networks import flatten_state, with_prefix
 from molsamp.learn.objectives import cross_entropy, log_variance, relative_entropy, trust_region_target
 from molsamp.molecular.paths.networks import build_control
 from molsamp.molecular.paths.paths import Paths
-from molsamp.molecular.paths.problem import Problem, kB
+from molsamp.molecular.paths.problem import kB
 from molsamp.molecular.paths.sampler import Sampler
 from molsamp.molecular.paths.settings import LearnedSettings
 from molsamp.molecular.paths.target import Target
@@ -41,16 +41,8 @@ class LearnedPaths(Sampler):
     name = "tps-dps"
     Settings = LearnedSettings
 
-    def __init__(
-        self,
-        problem: Problem,
-        settings: LearnedSettings | None = None,
-        noise: Noise | None = None,
-        n: int = 64,
-        **kw: Any,
-    ):
-        super().__init__(problem, settings, noise, n, **kw)
-        settings, noise = self.settings, self.noise
+    def _begin(self) -> None:
+        problem, settings, noise = self.problem, self.settings, self.noise
         if problem.steps % settings.hold:
             raise ValueError(f"hold = {settings.hold} does not divide the {problem.steps} steps of a path")
         self.total = settings.rollouts
@@ -76,6 +68,7 @@ class LearnedPaths(Sampler):
         self._keep(metrics)
         dropped = self.ring.push(self._items(path))
         result = self._learn()
+        self.k += 1
         return metrics | {
             "loss": result.loss,
             "gradient": result.gradient,

@@ -22,8 +22,8 @@ from molsamp.schema import validate
 class Sampler(ABC):
     """A path sampler: `total` units of work, then paths.
 
-    Subclasses give `name`, `Settings`, set `total`, and write `_advance` (one unit, returning its metrics), `paths`,
-    and `_state` / `_load` for what they remember besides the counters kept here.
+    Subclasses give `name` and `Settings`, and write `_begin`, `_advance`, `paths`, and `_state` / `_load` for what they
+    remember besides the counters kept here.
 
     Args:
         problem: what to sample.
@@ -50,10 +50,15 @@ class Sampler(ABC):
         self.problem, self.settings, self.n = problem, settings, n
         self.noise = Noise(0) if noise is None else noise
         self.k, self.network_calls, self.cpu = 0, 0, 0.0
+        self._begin()
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """Set `total` and the first state of the work."""
 
     @abstractmethod
     def _advance(self) -> dict[str, Any]:
-        """One unit of work; returns its metrics."""
+        """One unit of work, counted in `k`; returns its metrics."""
 
     @abstractmethod
     def paths(self) -> Paths:
@@ -75,9 +80,7 @@ class Sampler(ABC):
     def advance(self) -> dict[str, Any]:
         """One unit of work, timed; returns its metrics."""
         with self._timed():
-            metrics = self._advance()
-        self.k += 1
-        return metrics
+            return self._advance()
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
@@ -101,7 +104,6 @@ class Sampler(ABC):
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Continue exactly where `state` was taken."""
-        self.k = int(state["k"])
-        self.problem.energy.evaluations = int(state["evaluations"])
-        self.network_calls = int(state["network_calls"])
+        self.k, self.network_calls = int(state["k"]), int(state["network_calls"])
         self._load(state)
+        self.problem.energy.evaluations = int(state["evaluations"])  # last: a sampler may replay paths to load them

@@ -15,7 +15,6 @@ keep the velocity and redraw one side, either with probability one half.
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -28,9 +27,9 @@ from molsamp.engine.noise import Noise
 from molsamp.engine.rollout import rollout
 from molsamp.engine.state import Particles, Path, Status
 from molsamp.molecular.paths.markov import effective_number, metropolis
-from molsamp.molecular.paths.paths import Cost, Paths
-from molsamp.molecular.paths.problem import Problem
+from molsamp.molecular.paths.paths import Paths
 from molsamp.molecular.paths.reversal import Frames, Recording, Reversal
+from molsamp.molecular.paths.sampler import Sampler
 from molsamp.molecular.paths.settings import ShootingSettings
 from molsamp.molecular.paths.steered import Pull
 
@@ -38,40 +37,35 @@ CHUNK = 50  # rows between two looks at which branches have ended
 DOUBLINGS = 20  # of the pull that finds the first paths
 
 
-class Shooting:
-    """Chains of shooting moves, as a resumable job: one unit is one move of every chain.
+class Shooting(Sampler):
+    """Chains of shooting moves: one unit is one move of every chain.
 
     The first paths come from an untrained pull, as weak as will do. Chains that have taken no move by the end of the
     burn-in are restarted from ones that have.
 
-    Args:
-        problem: what to sample.
-        settings: see `ShootingSettings`.
-        noise: keys of everything random.
-        n: paths that `paths()` returns, taken at equal spacing after the burn-in.
+    Arguments as in `Sampler`, settings as in `ShootingSettings`; the n paths are equally spaced after the burn-in.
 
     Raises:
         ValueError: if no pull connects the states.
     """
 
     name = "shooting"
+    Settings = ShootingSettings
 
-    def __init__(self, problem: Problem, settings: ShootingSettings, noise: Noise, n: int = 64):
-        self.problem, self.settings, self.noise, self.n = problem, settings, noise, n
-        self.k, self.total = 0, settings.burn_in + settings.moves
-        self.reversal = Reversal(problem)
-        M = settings.chains
+    def _begin(self) -> None:
+        M = self.settings.chains
+        self.total = self.settings.burn_in + self.settings.moves
+        self.reversal = Reversal(self.problem)
         self.taken = torch.zeros(M, dtype=torch.int64)  # moves accepted in the burn-in, then in production
         self.family = torch.arange(M)
         self.frames: Frames | None = None
         self.length = torch.full((M,), problem.steps)
         self.record: list[Tensor] = []
         self.kept: list[Frames] = []
-        self.cpu = 0.0
 
     # ---------------------------------------------------------------- first paths
 
-    def _begin(self) -> None:
+    def _first_paths(self) -> None:
         """Pulled paths that belong to the ensemble, by the weakest pull that carries half of the chains."""
         p, M = self.problem, self.settings.chains
         k = 2.0 * p.kT / float(p.deviation(p.start.x.to(p.dtype)[None])[0]) ** 2
@@ -161,11 +155,10 @@ class Shooting:
 
     # ---------------------------------------------------------------- moves
 
-    def advance(self) -> dict[str, Any]:
-        """One move of every chain; returns acceptance and mean length."""
-        began, s = time.process_time(), self.settings
+    def _advance(self) -> dict[str, Any]:
+        s = self.settings
         if self.frames is None:
-            self._begin()
+            self._first_paths()
         assert self.frames is not None
         chain = torch.arange(s.chains)
         u = self.noise.child("choice").uniform(self.k, chain, (3,))
@@ -184,7 +177,6 @@ class Shooting:
         self.taken += yes
         self.k += 1
         self._collect()
-        self.cpu += time.process_time() - began
         return {"acceptance": float(yes.double().mean()), "length": float(self.length.double().mean())}
 
     def _shoot(
@@ -275,17 +267,14 @@ class Shooting:
             notes.append(
                 f"{idle} of {s.chains} chains took no move after the burn-in: these figures are not converged."
             )
-        cost = Cost(energy_evaluations=p.energy.evaluations, cpu_seconds=self.cpu)
         log_rn = torch.full((n,), math.nan, dtype=torch.float64)
-        return Paths(p, path, log_rn, self.name, exact=True, cost=cost, effective=effective, notes=tuple(notes))
+        return Paths(p, path, log_rn, self.name, exact=True, cost=self.cost, effective=effective, notes=tuple(notes))
 
     # ---------------------------------------------------------------- checkpoints
 
-    def state(self) -> dict[str, Tensor]:
-        """Present paths, counters, records and the paths kept so far."""
+    def _state(self) -> dict[str, Tensor]:
         flat = {
-            "counters": torch.tensor([self.k, len(self.kept), self.problem.energy.evaluations]),
-            "cpu": torch.tensor(self.cpu, dtype=torch.float64),
+            "kept": torch.tensor(len(self.kept)),
             "taken": self.taken,
             "family": self.family,
         }
@@ -297,17 +286,13 @@ class Shooting:
             flat |= _named(f"kept{i}", f)
         return flat
 
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Continue exactly where `state` was taken."""
-        self.k, kept, evaluations = state["counters"].tolist()
-        self.cpu = float(state["cpu"])
+    def _load(self, state: dict[str, Tensor]) -> None:
         self.taken, self.family = state["taken"].clone(), state["family"].clone()
         self.record = list(state["record"]) if "record" in state else []
-        self.kept = [_frames(f"kept{i}", state) for i in range(kept)]
+        self.kept = [_frames(f"kept{i}", state) for i in range(int(state["kept"]))]
         if "length" in state:
             self.length, self.frames = state["length"].clone(), _frames("frames", state)
             self.free, self.shadow = self._free(self.frames), self.reversal.shadow(self.frames)
-        self.problem.energy.evaluations = evaluations
 
 
 def _named(name: str, f: Frames) -> dict[str, Tensor]:

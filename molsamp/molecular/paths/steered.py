@@ -156,24 +156,21 @@ def moving_pull(
 class Steered(Batches):
     """Steered dynamics: the untrained pull, or the moving restraint, forward (even units) and backward (odd units).
 
-    Args:
-        problem, noise, n: see `Batches`.
-        settings: see `SteeredSettings`.
+    Arguments as in `Sampler`, settings as in `SteeredSettings`.
     """
 
     name = "steered"
+    Settings = SteeredSettings
 
-    def __init__(self, problem: Problem, settings: SteeredSettings, noise: Noise, n: int = 64):
-        super().__init__(problem, noise, n, batch=n)
-        self.settings = settings
+    def _begin(self) -> None:
+        self.batch, self.drawn, self.total = self.n, [], 1
         self.work: dict[str, Tensor] = {}
-        if settings.kind != "pull":
+        if self.settings.kind != "pull":
             self.total = 2
-            self.cv = _variable(problem, settings.kind)
+            self.cv = _variable(self.problem, self.settings.kind)
 
-    def advance(self) -> dict[str, Any]:
-        """All pulls of one direction; returns hit rate, and mean work where there is any."""
-        metrics = super().advance()
+    def _advance(self) -> dict[str, Any]:
+        metrics = super()._advance()
         if self.settings.kind == "pull":
             return metrics
         metrics["log_rn"] = math.nan
@@ -221,13 +218,11 @@ class Steered(Batches):
         log_rn = torch.full_like(path.log_ratio, math.nan)
         return Paths(self.problem, path, log_rn, self.name, cost=self.cost, notes=notes, extra=extra)
 
-    def state(self) -> dict[str, Tensor]:
-        """See `Batches.state`; and the work."""
-        return super().state() | {f"work.{k}": w for k, w in self.work.items()}
+    def _state(self) -> dict[str, Tensor]:
+        return super()._state() | {f"work.{k}": w for k, w in self.work.items()}
 
-    def load(self, state: dict[str, Tensor]) -> None:
-        """See `Batches.load`."""
-        super().load(state)
+    def _load(self, state: dict[str, Tensor]) -> None:
+        super()._load(state)
         self.work = {k.removeprefix("work."): w for k, w in state.items() if k.startswith("work.")}
 
 
@@ -262,6 +257,7 @@ def work_estimates(
     """
     logging.getLogger("pymbar").setLevel(logging.ERROR)  # it greets with warnings on import
     from pymbar.other_estimators import bar
+    from pymbar.utils import BoundsError, ConvergenceError
 
     kT, unit = problem.kT, "kJ/mol" if problem.molecular else "1"
     table, notes = {"work": mean(forward, unit)}, []
@@ -275,7 +271,11 @@ def work_estimates(
                 f"{name} rests on {n_eff:.1f} effective pulls of {len(W)}: its error is a bias, not in its interval."
             )
     w_F, w_R = (forward.double() / kT).numpy(), (backward.double() / kT).numpy()
-    both = bar(w_F, w_R, method="bisection")
-    dF, half = kT * float(both["Delta_f"]), 1.96 * kT * float(both["dDelta_f"])
+    dF, half = math.nan, math.nan
+    try:
+        both = bar(w_F, w_R, method="bisection")
+        dF, half = kT * float(both["Delta_f"]), 1.96 * kT * float(both["dDelta_f"])
+    except (BoundsError, ConvergenceError):
+        notes.append("dF_bar does not exist: forward and backward work do not overlap; pull more slowly.")
     table["dF_bar"] = Estimate(dF, (dF - half, dF + half), unit, len(forward) + len(backward))
     return table, tuple(notes)

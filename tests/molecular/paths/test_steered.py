@@ -71,7 +71,7 @@ def test_pulled_paths_reweight_to_p0():
     assert free + 4 * error < paths.hit_rate().value  # and the pull does pull
 
 
-def rigid_shift(n, backward=False, k=2.0, distance=1.5, rows=60, h=0.05):
+def rigid_shift(n, backward=False, k=2.0, distance=1.5, rows=12, h=0.05):
     """A free particle in a spring that moves by `distance`: dF = 0. Returns (problem, W, exact mean, exact variance).
 
     With e = x - lambda and d the centre's step, e' = (1 - k h) e - d + noise after row and switch, and the work of a
@@ -100,7 +100,7 @@ def test_work_of_a_rigid_shift_has_its_closed_form():
     _, W, mean, var = rigid_shift(n)
     assert abs(float(W.mean()) - mean) < 4.5 * (var / n) ** 0.5
     assert abs(float(W.var()) / var - 1.0) < 4.5 * (2.0 / n) ** 0.5
-    assert abs(var - 2.0 * mean) / var < 0.1  # dissipation = variance / 2 kT but for the timestep
+    assert abs(var - 2.0 * mean) / var < 0.2  # dissipation = variance / 2 kT but for the timestep
 
 
 def test_free_energy_of_a_rigid_shift_is_zero():
@@ -143,6 +143,7 @@ def test_energies_of_restrained_paths_are_the_systems_own():
     problem = Problem.of(load("double-well"), steps=20, dtype=torch.float64)
     paths = run(Steered(problem, SteeredSettings(kind="cv", equilibrate=0, stiffness=20.0), Noise(1), 4)).paths()
     x = paths.path.x
+    assert math.isnan(paths.extra["dF_bar"].value) and "do not overlap" in paths.notes[-1]
     assert torch.allclose(paths.path.energy, problem.energy.energy(x.flatten(0, 1)).view(x.shape[:2]), atol=1e-12)
 
 
