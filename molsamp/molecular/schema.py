@@ -256,6 +256,9 @@ end = "B"
 sigma = 0.0025                 # width of the target in the learned sampler, nm
 # channel = { cv = "phi", rule = "winding" }
 
+[methods.tps-dps]              # what this system needs beyond the samplers' defaults; config.toml of a run lists all
+rollouts = 150
+
 [sources]
 structures = "where they come from"
 """

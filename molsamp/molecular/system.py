@@ -21,7 +21,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from molsamp.molecular import checks, cvs, potentials, schema
+from molsamp.molecular import checks, potentials, schema
+from molsamp.molecular import cvs as variables
 from molsamp.molecular.geometry import rmsd
 from molsamp.molecular.schema import Settings, SystemFile
 from molsamp.schema import nearest
@@ -81,7 +82,7 @@ class System:
     masses: Float[Tensor, " A"] | None
     topology: app.Topology | None
     states: dict[str, State]
-    cvs: dict[str, cvs.CV]
+    cvs: dict[str, variables.CV]
     settings: Settings
     methods: dict[str, dict[str, Any]]
     _source: openmm.System | str  # the OpenMM System, or the name of a toy potential
@@ -141,8 +142,8 @@ class System:
         return torch.nonzero(self.masses > HEAVY)[:, 0]
 
     @cached_property
-    def _stack(self) -> cvs.Stack:
-        return cvs.Stack(list(self.cvs.values()))
+    def _stack(self) -> variables.Stack:
+        return variables.Stack(list(self.cvs.values()))
 
     def values(self, x: Float[Tensor, "n *event"]) -> Float[Tensor, "n k"]:
         """CV values, one column per CV in the order of `cvs`; no columns for a system without CVs."""
@@ -162,7 +163,7 @@ class System:
         if s.metric == "rmsd":
             return rmsd(x, s.x.to(x), self.heavy.to(x.device))
         centre = x.new_tensor(list(s.values.values()))
-        return torch.linalg.vector_norm(cvs.wrap(self.values(x) - centre, self._stack.period), dim=-1)
+        return torch.linalg.vector_norm(variables.wrap(self.values(x) - centre, self._stack.period), dim=-1)
 
     def inside(self, x: Float[Tensor, "n *event"], state: str) -> Bool[Tensor, " n"]:
         """Whether each configuration lies in the disc of a state."""
@@ -313,12 +314,12 @@ def _finish(
 ) -> System:
     """Put the parts together: CVs, states with their CV values, and the check that no two states overlap."""
     event = tuple(next(iter(minima.values())).shape)
-    variables = {name: _cv(file, name, table, event) for name, table in spec.cvs.items()}
+    axes = {name: _cv(file, name, table, event) for name, table in spec.cvs.items()}
     states = {
         name: State(
             name=name,
             x=x,
-            values={key: float(cv(x[None])[0, 0]) for key, cv in variables.items()},
+            values={key: float(cv(x[None])[0, 0]) for key, cv in axes.items()},
             radius=spec.states[name].radius,
             metric=spec.metric(name),
         )
@@ -333,7 +334,7 @@ def _finish(
         masses=masses,
         topology=topology,
         states=states,
-        cvs=variables,
+        cvs=axes,
         settings=spec.settings,
         methods=spec.methods,
         _source=source,
@@ -345,11 +346,11 @@ def _finish(
     return system
 
 
-def _cv(file: Path, name: str, table: schema.CVTable, event: tuple[int, ...]) -> cvs.CV:
+def _cv(file: Path, name: str, table: schema.CVTable, event: tuple[int, ...]) -> variables.CV:
     if table.coordinate is not None:
-        return cvs.Coordinate(table.coordinate, name)
-    kinds: dict[str, Callable[[tuple[int, ...], str], cvs.CV]]
-    kinds = {"torsion": cvs.Torsion, "angle": cvs.Angle, "distance": cvs.Distance}
+        return variables.Coordinate(table.coordinate, name)
+    kinds: dict[str, Callable[[tuple[int, ...], str], variables.CV]]
+    kinds = {"torsion": variables.Torsion, "angle": variables.Angle, "distance": variables.Distance}
     atoms = getattr(table, table.kind)
     checks.check_atoms_exist(str(file), f"cvs.{name}.{table.kind}", atoms, event[0])
     return kinds[table.kind](atoms, name)

@@ -61,10 +61,10 @@ class Bench:
         u = control(slice(None), batch["s"])
         return (u * (batch["z"] - 0.5 * u)).sum(1)
 
-    def train(self, control, parameters, *, rollouts, paths, steps, rate, heat, noise) -> nn.Parameter:
+    def train(self, control, *, rollouts, paths, steps, rate, heat, noise) -> float:
         """`rollouts` of `paths`, noise at `heat` times the temperature, `steps` of Adam each; returns log_z."""
         log_z = nn.Parameter(torch.zeros((), dtype=torch.float64))
-        groups = [{"params": list(parameters), "lr": rate}, {"params": [log_z], "lr": 0.05}]
+        groups = [{"params": list(control.parameters()), "lr": rate}, {"params": [log_z], "lr": 0.3}]
         optimiser, ring = torch.optim.Adam(groups), Ring(4 * paths)
         for k in range(rollouts):
             ring.push(self.draw(control, paths, noise.child(f"rollout {k}"), heat)[0])
@@ -77,8 +77,8 @@ class Bench:
 
             for group in optimiser.param_groups:
                 group["lr"] *= 0.02 ** (1 / rollouts)
-            fit(loss, batch, optimiser, steps=steps, clip=100.0)
-        return log_z
+            fit(loss, batch, optimiser, steps=steps, clip=1.0)
+        return float(log_z.detach())
 
 
 def state(x, v):
@@ -105,7 +105,7 @@ class Network(nn.Module):
     def __init__(self, rows: int, noise: Noise):
         super().__init__()
         self.times = torch.arange(rows, dtype=torch.float64) / rows
-        self.net = MLP((2, 24, 24, 1), noise, "tanh").double()
+        self.net = MLP((2, 24, 24, 1), noise).double()
 
     def forward(self, k, s):
         """As in `Linear`."""
@@ -141,55 +141,69 @@ def distance(bench: Bench, control, noise: Noise) -> float:
     return float((0.5 * gap**2).sum(1).mean().detach())
 
 
+def constant(bench: Bench, heat: float) -> float:
+    """Where log_z settles, the mean of log w under u* with hot noise: log Z + sum [log(1 + rho) - heat rho] / 2."""
+    return bench.best.log_z + 0.5 * float((torch.log1p(bench.best.rho) - heat * bench.best.rho).sum())
+
+
 def test_a_network_learns_the_brownian_control_from_hot_noise():
     """An MLP of (x, t), from nothing, on paths with noise at twice the temperature.
 
-    log Z by importance sampling with 20 000 paths within 0.02 of -3.0819 (standard error below 0.006: false alarm
-    1e-3 over seeds, the seed is fixed); the learned constant within 0.25; the control within 0.05 nats of u*.
+    log Z by importance sampling with 20 000 paths within 0.02 of -3.0819, four standard errors and more (false alarm
+    6e-5); the control within 0.06 nats of u* and the learned constant within 0.25 of its own limit: training to
+    finite accuracy, 0.03 and 0.08 at four seeds.
     """
     bench, noise = brownian(), Noise(81)
     assert bench.best.log_z == pytest.approx(-3.0819, abs=1e-4)
     control = Network(25, noise.child("weights"))
-    before = distance(bench, control, noise.child("before"))
-    log_z = bench.train(control, control.parameters(), rollouts=25, paths=256, steps=25, rate=0.02, heat=2.0, noise=noise)
-    after = distance(bench, control, noise.child("after"))
+    assert distance(bench, control, noise.child("before")) > 2.0
+    log_z = bench.train(control, rollouts=20, paths=256, steps=40, rate=0.02, heat=2.0, noise=noise)
+    assert distance(bench, control, noise.child("after")) < 0.06
+    assert abs(log_z - constant(bench, 2.0)) < 0.25
     stored, log_rn = bench.draw(control, 20_000, noise.child("test"))
     value, error = log_mean_exp(stored["reward"] - log_rn)
-    print(before, after, float(log_z), value, error)
-    assert before > 1.0 and after < 0.05
-    assert error < 0.006 and abs(value - bench.best.log_z) < 0.02
-    assert abs(float(log_z.detach()) - bench.best.log_z) < 0.25
+    assert abs(value - bench.best.log_z) < 0.02 and error < 0.005
 
 
 @pytest.mark.parametrize("heat", [1.0, 2.0])
 def test_a_linear_control_finds_the_riccati_gains(heat):
-    """Underdamped oscillator, u = a_k + b_k x + c_k v in every row, from nothing, at T and at 2 T: the same optimum."""
+    """Underdamped oscillator, u = a_k + b_k x + c_k v in every row, from nothing: the same optimum at T and at 2 T.
+
+    Within 0.01 nats of u* (1.16 before), gains of the last ten rows, where x and v have spread, within 0.1 (they are
+    up to 1.0, 0.84 and 0.34), the constant within 0.05 of its limit, which heat moves by 0.8.
+    """
     bench, noise = spring(), Noise(82)
     control = Linear(bench.chain.steps, 2)
-    log_z = bench.train(control, control.parameters(), rollouts=25, paths=512, steps=40, rate=0.1, heat=heat, noise=noise)
-    gap = (control.gains.detach() - bench.best.gains).abs()
-    print(heat, distance(bench, Linear(bench.chain.steps, 2), noise), distance(bench, control, noise), float(log_z), bench.best.log_z, bench.best.lower_bound)
-    print(gap.amax(0), gap.mean(0), bench.best.gains.abs().amax(0), bench.best.gains[[0,5,10,15,19]], control.gains[[0,5,10,15,19]])
+    assert distance(bench, control, noise.child("before")) > 1.0
+    log_z = bench.train(control, rollouts=20, paths=512, steps=30, rate=0.1, heat=heat, noise=noise)
+    assert distance(bench, control, noise.child("after")) < 0.01
+    assert float((control.gains.detach() - bench.best.gains)[-10:].abs().max()) < 0.1
+    assert abs(log_z - constant(bench, heat)) < 0.05
 
 
 @pytest.mark.parametrize("make", [brownian, spring])
 @pytest.mark.parametrize("heat", [1.0, 2.0])
-def test_the_loss_is_stationary_at_the_best_control(make, heat):
-    """On paths of u* with noise at T and at 2 T the gradient of the log-variance loss in every gain is zero.
+def test_the_loss_is_stationary_at_the_best_control_and_nowhere_near(make, heat):
+    """On paths of u* with noise at T and at 2 T the log-variance loss has no slope in any gain; at 0.9 u* it has.
 
-    20 000 paths; z-scores of all gains (up to 63) below 4.5: false alarm 4e-4 by Bonferroni.
+    20 000 paths; z-scores of all gains (at most 60) below 4.5: false alarm 4e-4.
     """
     bench = make()
-    n = 20_000
-    best = exact(bench)
-    for factor in (1.0, 0.9):
-        control = exact(bench)
-        control.gains.data *= factor
-        stored, _ = bench.draw(best, n, Noise(83), heat)
-        d = (bench.log_rn(control, stored) - stored["reward"]).detach()
-        u = control(slice(None), stored["s"])
-        slope = (d - d.mean())[:, None] * (stored["z"] - u).detach()
-        ones = torch.cat([torch.ones_like(stored["s"][..., :1]), stored["s"]], -1)
-        g = slope[..., None] * ones
-        z = g.mean(0) / (g.std(0) / n**0.5).clamp(min=1e-300)
-        print(factor, float(z.abs().max()))
+    stored, _ = bench.draw(exact(bench), 20_000, Noise(83), heat)
+    assert steepest(bench, exact(bench), stored) < 4.5
+    control = exact(bench)
+    control.gains.data *= 0.9
+    assert steepest(bench, control, stored) > 6.0
+
+
+def steepest(bench: Bench, control: Linear, stored) -> float:
+    """Largest z-score of d loss / d gain = 2 E[(d - E d) (z_k - u_k) (1, s_k)], d = log_rn - log_reward.
+
+    Row 0 is left out: all paths start in one state, where the gains are one and the same number.
+    """
+    with torch.no_grad():
+        d = bench.log_rn(control, stored) - stored["reward"]
+        xi = stored["z"] - control(slice(None), stored["s"])
+    ones = torch.cat([torch.ones_like(stored["s"][..., :1]), stored["s"]], -1)
+    slope = (((d - d.mean())[:, None] * xi)[..., None] * ones)[:, 1:]
+    return float((slope.mean(0) / slope.std(0) * len(d) ** 0.5).abs().max())

@@ -48,7 +48,7 @@ def scores(x, v, mean, cov):
 def test_the_stationary_law_of_the_scheme(scheme, integrator):
     """Variances of x and v and their covariance after 100 steps from a fixed state, 60 000 replicas, 4 standard errors.
 
-    False alarm 5 x 6e-5. At h = 0.15 the two schemes differ by 12 % in var v and 8 % in cov(x, v), so neither
+    False alarm 5 x 6e-5. At h = 0.15 the two schemes differ by 14 % in var v and in cov(x, v), so neither
     passes for the other, and only LangevinMiddle has var x = kT/k.
     """
     chain = oscillator(**SETTING, steps=100, scheme=scheme)

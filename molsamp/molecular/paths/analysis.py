@@ -28,12 +28,14 @@ class Analysis:
     committors: Committor
 
     def save(self, folder: str | FilePath) -> None:
-        """Write the paths' files and committor.csv.
+        """Write the paths' files, and committor.csv where there was a hit to shoot from.
 
         Raises:
             OSError: if the folder cannot be written.
         """
         save(self.paths, folder)
+        if not len(self.committors.path):
+            return
         with (FilePath(folder) / "committor.csv").open("w", newline="") as f:
             rows = csv.writer(f, lineterminator="\n")
             rows.writerow(["path", "committor", "decided", "shots"])

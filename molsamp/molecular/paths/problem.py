@@ -126,19 +126,19 @@ class Problem:
         x = self.start.x.to(self.dtype).expand(len(ids), *self.system.event).clone()
         return Particles.at(x, self.velocities(noise, ids), ids)
 
-    def distance(self, x: Float[Tensor, "*F n event"], state: State | None = None) -> Float[Tensor, "*F n"]:
+    def distance(self, x: Float[Tensor, "*frames_event"], state: State | None = None) -> Float[Tensor, "*frames"]:
         """Distance of frames to the centre of a state (the end unless given), in its own metric."""
         state = state or self.end
         event = self.system.event
         flat = x.reshape(-1, *event)
         return self.system.distance(flat, state.name).view(x.shape[: x.dim() - len(event)])
 
-    def inside(self, x: Tensor, state: State | None = None) -> Bool[Tensor, "*F n"]:
+    def inside(self, x: Tensor, state: State | None = None) -> Bool[Tensor, "*frames"]:
         """Whether frames are in a state (the end unless given)."""
         state = state or self.end
         return self.distance(x, state) < state.radius
 
-    def deviation(self, x: Tensor) -> Float[Tensor, "*F n"]:
+    def deviation(self, x: Tensor) -> Float[Tensor, "*frames"]:
         """RMSD to the end configuration: heavy atoms after superposition (nm), or plain distance for toys."""
         event = self.system.event
         flat = x.reshape(-1, *event)

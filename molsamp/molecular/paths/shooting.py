@@ -59,7 +59,7 @@ class Shooting(Sampler):
         self.taken = torch.zeros(M, dtype=torch.int64)  # moves accepted in the burn-in, then in production
         self.family = torch.arange(M)
         self.frames: Frames | None = None
-        self.length = torch.full((M,), problem.steps)
+        self.length = torch.full((M,), self.problem.steps)
         self.record: list[Tensor] = []
         self.kept: list[Frames] = []
 

@@ -91,7 +91,7 @@ class Drift(LearnedPaths):
 def test_guided_moves_are_exact_whatever_the_control(mixing):
     """Only guided moves, in production as on the way; bound and false-alarm rate as above."""
     problem, form = overdamped()
-    job = NoiseChain(problem, settings(moves=20), Noise(2), 64, LearnedProposal(Drift(problem, 4), mixing))
+    job = NoiseChain(problem, settings(moves=20), Noise(2), 64, proposal=LearnedProposal(Drift(problem, 4), mixing))
     job._choose = lambda: chain.Move("guided", 0)
     accepted = [job.advance()["acceptance"] for _ in range(job.total) if job.k < job.total]
     assert accepted[-1] > 0.1
@@ -100,7 +100,7 @@ def test_guided_moves_are_exact_whatever_the_control(mixing):
 
 def test_guided_moves_without_their_weight_are_found_out(monkeypatch):
     problem, form = overdamped()
-    job = NoiseChain(problem, settings(moves=20), Noise(2), 64, LearnedProposal(Drift(problem, 4)))
+    job = NoiseChain(problem, settings(moves=20), Noise(2), 64, proposal=LearnedProposal(Drift(problem, 4)))
     job._choose = lambda: chain.Move("guided", 0)
     monkeypatch.setattr(chain, "metropolis", lambda r, u: r > -torch.inf)
     assert group_scores(run(job), form).abs().max() > 6.0

@@ -31,7 +31,7 @@ class FromExact(Shooting):
             member &= length == p.inside(whole.x).int().argmax(0)
         return f.columns(member), length[member]
 
-    def _begin(self):
+    def _first_paths(self):
         M = self.settings.chains
         f, length = self.exact(30 * M, "begin")
         self.frames, self.length = f.columns(torch.arange(M)), length[:M]
@@ -123,7 +123,7 @@ def test_without_the_number_of_free_frames_the_law_is_lost(monkeypatch):
 
 def assembled(job):
     """Proposals, whole, with a redrawn head and tail."""
-    job._begin()
+    job._first_paths()
     M = job.settings.chains
     everywhere = torch.ones(M, dtype=torch.bool)
     f, length, _, _ = job._shoot(torch.full((M,), job.problem.steps // 2), everywhere, everywhere)
