@@ -7,6 +7,8 @@ atom after the sum over neighbours, not once a pair.
 
 from __future__ import annotations
 
+import itertools
+from itertools import pairwise
 from typing import cast
 
 import torch
@@ -18,19 +20,20 @@ from molsamp.learn.pairs import Pairs
 
 
 class TensorProduct(nn.Module):
-    """Scalars, vectors, pseudovectors and, for lmax = 2, rank-2 tensors; interface of `PaiNN`.
+    """Scalars and vectors in, scalars and vectors out (interface of `PaiNN`), more kinds of tensors in between.
 
     Args:
         channels: C of every kind of feature.
         layers: couplings.
         basis: size K of the radial basis.
-        lmax: 1 or 2.
+        lmax: of the harmonics; 1 adds pseudovectors between the layers, 2 rank-2 tensors as well.
     """
 
     def __init__(self, channels: int, layers: int, basis: int, lmax: int = 1):
         super().__init__()
-        self.kinds = ["0e", "1o", "1e", "2e"][: 2 + lmax]
-        self.layers = nn.ModuleList(Layer(self.kinds, channels, basis, lmax) for _ in range(layers))
+        ends, between = ["0e", "1o"], ["0e", "1o", "1e", "2e"][: 2 + lmax]
+        kinds = [ends, *[between] * (layers - 1), ends]
+        self.layers = nn.ModuleList(Layer(*pair, channels, basis, lmax) for pair in pairwise(kinds))
 
     @staticmethod
     def harmonics(l: int, unit: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n m"]:
@@ -42,52 +45,54 @@ class TensorProduct(nn.Module):
     def forward(
         self, s: Float[Tensor, "n A C"], v: Float[Tensor, "n A 3 C"], pairs: Pairs
     ) -> tuple[Float[Tensor, "n A C"], Float[Tensor, "n A 3 C"]]:
-        """The scalars and vectors after all layers; higher features start at zero."""
-        features = [s[:, :, None], v]
-        features += [s.new_zeros(*s.shape[:2], 2 * int(kind[0]) + 1, s.shape[2]) for kind in self.kinds[2:]]
+        """(s, v) after all layers."""
+        features = {"0e": s[:, :, None], "1o": v}
         for layer in self.layers:
             features = layer(features, pairs)
-        return features[0][:, :, 0], features[1]
+        return features["0e"][:, :, 0], features["1o"]
 
 
 class Layer(nn.Module):
-    """f_o += gate_o Mix_o(sum over paths (p, l) -> o of C^{o}_{l p} (Y_l * f_p)), gates from scalars and lengths.
+    """f_o += gate_o mix_o(g_o),   g_o = sum over paths (i, l) -> o of C^{o}_{l i} (Y_l * f_i).
+
+    The gates are functions of f_0e and of the invariants |g_o|; scalars take their gate as a sum, not as a factor,
+    because a product would vanish with g_0e.
 
     Args:
-        kinds: irreducible representations of the features, scalars first.
+        inner, outer: irreducible representations before and after, "0e" first.
         channels: C.
         basis: K.
         lmax: of the harmonics.
     """
 
-    def __init__(self, kinds: list[str], channels: int, basis: int, lmax: int):
+    def __init__(self, inner: list[str], outer: list[str], channels: int, basis: int, lmax: int):
         from e3nn import o3
 
         super().__init__()
-        irreps = [o3.Irrep(kind) for kind in kinds]
-        self.paths: list[tuple[int, int, int, str]] = []
-        for p, inner in enumerate(irreps):
-            for l in range(lmax + 1):
-                for o, outer in enumerate(irreps):
-                    if outer in inner * o3.Irrep(l, (-1) ** l):
-                        name = f"coupling_{l}_{inner}_{outer}"
-                        coefficients = o3.wigner_3j(l, inner.l, outer.l, dtype=torch.float64) * outer.dim**0.5
-                        self.register_buffer(name, coefficients, persistent=False)
-                        self.paths.append((p, l, o, name))
+        self.paths: list[tuple[str, int, str]] = []
+        for i, l, o in itertools.product(inner, range(lmax + 1), outer):
+            if o3.Irrep(o) in o3.Irrep(i) * o3.Irrep(l, (-1) ** l):
+                to = o3.Irrep(o)
+                coupling = o3.wigner_3j(l, o3.Irrep(i).l, to.l, dtype=torch.float64) * to.dim**0.5
+                self.register_buffer(f"coupling_{i}_{l}_{o}", coupling, persistent=False)
+                self.paths.append((i, l, o))
         self.filters = nn.ModuleList(nn.Linear(basis, channels, bias=False) for _ in self.paths)
-        self.mix = nn.ModuleList(nn.Linear(channels, channels, bias=False) for _ in kinds)
-        self.gates = two_layers((len(kinds) + 1) * channels, channels, len(kinds) * channels)
+        self.mix = nn.ModuleDict({o: nn.Linear(channels, channels, bias=False) for o in outer})
+        self.gates = two_layers((len(outer) + 1) * channels, channels, len(outer) * channels)
 
-    def forward(self, features: list[Tensor], pairs: Pairs) -> list[Tensor]:
+    def forward(self, features: dict[str, Tensor], pairs: Pairs) -> dict[str, Tensor]:
         """The features after one coupling."""
-        sums: list[Tensor | float] = [0.0] * len(features)
-        for (p, l, o, name), filters in zip(self.paths, self.filters, strict=True):
-            f, W = features[p], cast(Tensor, filters.weight)
-            summed = pairs.sum(l, f.flatten(2), W.repeat(f.shape[2], 1)).unflatten(3, f.shape[2:])
-            sums[o] = sums[o] + torch.einsum("nampc,mpo->naoc", summed, getattr(self, name))
-        new = [mix(f) for mix, f in zip(self.mix, sums, strict=True)]
-        invariants = [features[0][:, :, 0], new[0][:, :, 0], *(length(f) for f in new[1:])]
-        gates = self.gates(torch.cat(invariants, -1)).chunk(len(features), -1)
-        # a gate times a scalar would miss functions of the other invariants: scalars take the gate itself
-        scalars = features[0] + new[0] + gates[0][:, :, None]
-        return [scalars, *(f + g[:, :, None] * h for f, g, h in zip(features[1:], gates[1:], new[1:], strict=True))]
+        sums: dict[str, Tensor] = {}
+        for (i, l, o), filters in zip(self.paths, self.filters, strict=True):
+            f, W = features[i], cast(Tensor, filters.weight)
+            around = pairs.sum(l, f.flatten(2), W.repeat(f.shape[2], 1)).unflatten(3, f.shape[2:])
+            term = torch.einsum("nampc,mpo->naoc", around, getattr(self, f"coupling_{i}_{l}_{o}"))
+            sums[o] = sums[o] + term if o in sums else term
+        scalars, *others = self.mix
+        invariants = [features[scalars], sums[scalars], *(length(sums[o])[:, :, None] for o in others)]
+        gates = self.gates(torch.cat(invariants, -1)).chunk(len(self.mix), -1)
+        new = {scalars: features[scalars] + self.mix[scalars](sums[scalars]) + gates[0]}
+        for o, gate in zip(others, gates[1:], strict=True):
+            turned = gate * self.mix[o](sums[o])
+            new[o] = features[o] + turned if o in features else turned
+        return new

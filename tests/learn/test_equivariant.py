@@ -20,14 +20,9 @@ T = Noise(2).uniform(1, torch.arange(5))
 
 
 def rotations(n: int) -> torch.Tensor:
-    """(n, 3, 3) proper rotations, uniform, from quaternions of normals."""
-    w, x, y, z = nn.functional.normalize(Noise(3).normal(0, torch.arange(n), (4,)), dim=1).T
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    return torch.stack([torch.stack(row, 1) for row in rows], 1)
+    """(n, 3, 3) proper rotations: orthogonal parts of normal matrices, turned inside out where they reflect."""
+    Q, _ = torch.linalg.qr(Noise(3).normal(0, torch.arange(n), (3, 3)))
+    return Q * torch.linalg.det(Q).sign()[:, None, None]
 
 
 def stirred(net: nn.Module, dtype=torch.float64) -> nn.Module:

@@ -88,8 +88,8 @@ class ShootingSettings(Strict):
         burn_in: moves before it; the first paths come from an untrained pull and have to be forgotten.
     """
 
-    kind: Literal["two-way", "one-way"] = "two-way"
-    length: Literal["fixed", "flexible"] = "fixed"
+    kind: Literal["one-way", "two-way"] = "one-way"
+    length: Literal["flexible", "fixed"] = "flexible"
     arrival: Literal["any", "final"] = "any"
     chains: int = Field(default=64, ge=1)
     moves: int = Field(default=60, ge=1)

@@ -26,6 +26,8 @@ from molsamp.engine.dynamics import Controlled
 from molsamp.engine.noise import Noise
 from molsamp.engine.rollout import rollout
 from molsamp.engine.state import Particles, Path, Status
+from molsamp.engine.trees import Tree
+from molsamp.learn.networks import flatten_state, with_prefix
 from molsamp.molecular.paths.markov import effective_number, metropolis
 from molsamp.molecular.paths.paths import Paths
 from molsamp.molecular.paths.reversal import Frames, Recording, Reversal
@@ -56,8 +58,8 @@ class Shooting(Sampler):
         M = self.settings.chains
         self.total = self.settings.burn_in + self.settings.moves
         self.reversal = Reversal(self.problem)
-        self.taken = torch.zeros(M, dtype=torch.int64)  # moves accepted in the burn-in, then in production
-        self.family = torch.arange(M)
+        self.node = torch.arange(M)  # of each chain's present path in the genealogy
+        self.settled = torch.zeros(M, dtype=torch.int64)  # its depth there when production began
         self.frames: Frames | None = None
         self.length = torch.full((M,), self.problem.steps)
         self.record: list[Tensor] = []
@@ -76,8 +78,12 @@ class Shooting(Sampler):
             free = self._free(f)
             good = torch.nonzero(self._member(f, length, free))[:, 0]
             if 2 * len(good) >= M:
-                self.family = good[torch.arange(M) % len(good)]
-                self.frames, self.length, self.free = f.columns(self.family), length[self.family], free[:, self.family]
+                self.node = torch.arange(M) % len(good)
+                chosen = good[self.node]
+                self.tree = Tree(
+                    f.x[0, good]
+                )  # a node is a path: the frame it was shot from, its parent the path before
+                self.frames, self.length, self.free = f.columns(chosen), length[chosen], free[:, chosen]
                 self.shadow = self.reversal.shadow(self.frames)
                 return
         raise ValueError(
@@ -172,9 +178,9 @@ class Shooting(Sampler):
         redrawn = shadow.gather(0, pivot[None])[0] - self.shadow.gather(0, j[None])[0]
         ratio = (N / free.sum(0)).double().log() + torch.where(back, redrawn, 0.0)
         yes = metropolis(torch.where(member, ratio, -math.inf), u[:, 2])
+        self.node[yes] = self.tree.extend(self.node[yes], self.frames.gather(j[None]).x[0, yes])
         self.frames.put(yes, new.columns(yes))
         self.length[yes], self.free[:, yes], self.shadow[:, yes] = length[yes], free[:, yes], shadow[:, yes]
-        self.taken += yes
         self.k += 1
         self._collect()
         return {"acceptance": float(yes.double().mean()), "length": float(self.length.double().mean())}
@@ -219,6 +225,16 @@ class Shooting(Sampler):
 
     # ---------------------------------------------------------------- results
 
+    @property
+    def taken(self) -> Int[Tensor, " M"]:
+        """Moves each chain has accepted since production began (before that: since the first paths)."""
+        return self.tree.depth[self.node] - self.settled
+
+    @property
+    def family(self) -> Int[Tensor, " M"]:
+        """First path each chain descends from; chains of one family are not independent."""
+        return torch.stack([self.tree.backtrack(int(i))[0] for i in self.node])
+
     def _collect(self) -> None:
         """After the burn-in: observables of every chain, and now and then the paths that will be returned."""
         s, done = self.settings, self.k - self.settings.burn_in
@@ -229,13 +245,9 @@ class Shooting(Sampler):
             source[idle] = moved[
                 self.noise.child("restart").integers(0, torch.arange(len(idle) + 1), (), len(moved))[1:]
             ]
-            self.frames, self.length, self.family = (
-                self.frames.columns(source),
-                self.length[source],
-                self.family[source],
-            )
+            self.frames, self.length, self.node = self.frames.columns(source), self.length[source], self.node[source]
             self.free, self.shadow = self.free[:, source], self.shadow[:, source]
-            self.taken.zero_()
+            self.settled = self.tree.depth[self.node].clone()
         if done <= 0:
             return
         arrival = self.problem.inside(self.frames.x).int().argmax(0)
@@ -275,11 +287,15 @@ class Shooting(Sampler):
     def _state(self) -> dict[str, Tensor]:
         flat = {
             "kept": torch.tensor(len(self.kept)),
-            "taken": self.taken,
-            "family": self.family,
+            "node": self.node,
+            "settled": self.settled,
         }
         if self.frames is not None:
-            flat |= {"length": self.length, **_named("frames", self.frames)}
+            flat |= {
+                "length": self.length,
+                **_named("frames", self.frames),
+                **flatten_state("tree", self.tree.to_tensors()),
+            }
         if self.record:
             flat["record"] = torch.stack(self.record)
         for i, f in enumerate(self.kept):
@@ -287,11 +303,12 @@ class Shooting(Sampler):
         return flat
 
     def _load(self, state: dict[str, Tensor]) -> None:
-        self.taken, self.family = state["taken"].clone(), state["family"].clone()
+        self.node, self.settled = state["node"].clone(), state["settled"].clone()
         self.record = list(state["record"]) if "record" in state else []
         self.kept = [_frames(f"kept{i}", state) for i in range(int(state["kept"]))]
         if "length" in state:
             self.length, self.frames = state["length"].clone(), _frames("frames", state)
+            self.tree = Tree.from_tensors(with_prefix("tree", state))
             self.free, self.shadow = self._free(self.frames), self.reversal.shadow(self.frames)
 
 

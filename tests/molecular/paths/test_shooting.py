@@ -8,6 +8,7 @@ from molsamp.engine.closed_forms import ornstein_uhlenbeck
 from molsamp.engine.noise import Noise
 from molsamp.engine.rollout import residuals
 from molsamp.engine.state import Path
+from molsamp.engine.trees import Tree
 from molsamp.molecular.paths import shooting
 from molsamp.molecular.paths.reversal import Reversal
 from molsamp.molecular.paths.settings import ShootingSettings
@@ -35,6 +36,7 @@ class FromExact(Shooting):
         M = self.settings.chains
         f, length = self.exact(30 * M, "begin")
         self.frames, self.length = f.columns(torch.arange(M)), length[:M]
+        self.tree = Tree(self.frames.x[0])
         self.free, self.shadow = self._free(self.frames), self.reversal.shadow(self.frames)
 
 
@@ -45,7 +47,7 @@ def run(job):
 
 
 def settings(**changes):
-    return ShootingSettings(**{**dict(chains=1000, moves=15, burn_in=0), **changes})
+    return ShootingSettings(**{**dict(chains=1000, moves=15, burn_in=0, kind="two-way", length="fixed"), **changes})
 
 
 def coarse(mass):
