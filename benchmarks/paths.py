@@ -2,7 +2,8 @@
 
 Runs every method on the double well and on alanine dipeptide for several seeds, methods interleaved within a seed,
 appends each finished run to benchmarks/results/paths.json (with commit and machine) and prints the table of all.
-A run that is already there for this commit's code is not repeated, so the script can be stopped and started again.
+A run that is already there for the code as it stands is not repeated, so the script can be stopped and started again;
+the table shows the newest run of each seed, and * where the code has changed since.
 
     python benchmarks/paths.py [--systems double-well,alanine-dipeptide] [--methods ...] [--seeds 0,1,2]
 """
@@ -28,14 +29,15 @@ from molsamp.runs.machine import machine
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "paths.json"
-CODE = ("molsamp/engine", "molsamp/learn", "molsamp/molecular", "systems")
+CODE = ("molsamp/engine", "molsamp/learn", "molsamp/molecular")
 PATHS = {"double-well": 512, "alanine-dipeptide": 64}
 COLUMNS = ("hit_rate", "rmsd", "ets", "e_max", "log_rn", "path_ess", "log_z", "channel")
 
 
-def code_version() -> str:
-    """Hash of the code the figures exercise; results stand while it stands."""
-    files = sorted(f for d in CODE for f in (ROOT / d).rglob("*") if f.suffix in {".py", ".toml", ".pdb"})
+def code_version(system: str) -> str:
+    """Hash of the code and the system that a figure exercises; results stand while it stands."""
+    folders = (*CODE, f"systems/{system}")
+    files = sorted(f for d in folders for f in (ROOT / d).rglob("*") if f.suffix in {".py", ".toml", ".pdb"})
     return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()[:12]
 
 
@@ -55,7 +57,7 @@ def measure(system: str, method: str, seed: int) -> dict:
     analysis = analyse(sampler)
     cost = analysis.paths.cost
     entry = {
-        "system": system, "method": method, "seed": seed, "code": code_version(), "commit": commit(),
+        "system": system, "method": method, "seed": seed, "code": code_version(system), "commit": commit(),
         "machine": machine(), "wall_seconds": time.perf_counter() - began,
         "cpu_seconds": cost.cpu_seconds, "energy_evaluations": cost.energy_evaluations,
         "results": {k: e.as_dict() for k, e in analysis.results().items()},
@@ -77,7 +79,8 @@ def table(entries: list[dict]) -> str:
         if "null" in e:
             groups.setdefault((e["system"], "(null)"), []).append({**e, "results": e["null"], "cpu_seconds": math.nan})
     for (system, method), runs in sorted(groups.items()):
-        seeds = ",".join(str(r["seed"]) for r in sorted(runs, key=lambda r: r["seed"]))
+        now = code_version(system)
+        seeds = ",".join(f"{r['seed']}{'' if r['code'] == now else '*'}" for r in sorted(runs, key=lambda r: r["seed"]))
         cells = [_cell([r["results"].get(c, {}).get("value") for r in runs]) for c in COLUMNS]
         evaluations = statistics.median(r["energy_evaluations"] for r in runs)
         cpu = statistics.median(r["cpu_seconds"] for r in runs)
@@ -105,8 +108,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     entries = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-    code = code_version()
-    done = {(e["system"], e["method"], e["seed"]) for e in entries if e["code"] == code}
+    done = {(e["system"], e["method"], e["seed"]) for e in entries if e["code"] == code_version(e["system"])}
     for system in args.systems.split(","):
         for seed in map(int, args.seeds.split(",")):
             for method in args.methods.split(","):
@@ -116,7 +118,8 @@ def main() -> None:
                 RESULTS.parent.mkdir(parents=True, exist_ok=True)
                 RESULTS.write_text(json.dumps(entries, indent=1, allow_nan=False) + "\n")
                 print(f"{system} {method} seed {seed}: {entries[-1]['cpu_seconds']:.1f} CPU s", flush=True)
-    print(table([e for e in entries if e["code"] == code]))
+    newest = {(e["system"], e["method"], e["seed"]): e for e in entries}
+    print(table(list(newest.values())))
 
 
 if __name__ == "__main__":

@@ -53,9 +53,9 @@ class TensorProduct(nn.Module):
 
 
 class Layer(nn.Module):
-    """f_o += gate_o mix_o(g_o),   g_o = sum over paths (i, l) -> o of C^{o}_{l i} (Y_l * f_i).
+    """f_o += gate_o g_o,   g_o = mix_o(sum over paths (i, l) -> o of C^{o}_{l i} (Y_l * f_i)).
 
-    The gates are functions of f_0e and of the invariants |g_o|; scalars take their gate as a sum, not as a factor,
+    The gates are functions of f_0e, g_0e and the lengths |g_o|; scalars take their gate as a sum, not as a factor,
     because a product would vanish with g_0e.
 
     Args:
@@ -88,11 +88,11 @@ class Layer(nn.Module):
             around = pairs.sum(l, f.flatten(2), W.repeat(f.shape[2], 1)).unflatten(3, f.shape[2:])
             term = torch.einsum("nampc,mpo->naoc", around, getattr(self, f"coupling_{i}_{l}_{o}"))
             sums[o] = sums[o] + term if o in sums else term
-        scalars, *others = self.mix
-        invariants = [features[scalars], sums[scalars], *(length(sums[o])[:, :, None] for o in others)]
-        gates = self.gates(torch.cat(invariants, -1)).chunk(len(self.mix), -1)
-        new = {scalars: features[scalars] + self.mix[scalars](sums[scalars]) + gates[0]}
+        g = {o: mix(sums[o]) for o, mix in self.mix.items()}
+        scalars, *others = g
+        invariants = [features[scalars], g[scalars], *(length(g[o])[:, :, None] for o in others)]
+        gates = self.gates(torch.cat(invariants, -1)).chunk(len(g), -1)
+        new = {scalars: features[scalars] + g[scalars] + gates[0]}
         for o, gate in zip(others, gates[1:], strict=True):
-            turned = gate * self.mix[o](sums[o])
-            new[o] = features[o] + turned if o in features else turned
+            new[o] = features.get(o, 0.0) + gate * g[o]
         return new
