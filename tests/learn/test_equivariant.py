@@ -157,11 +157,12 @@ def test_widths_that_differ_are_refused():
 # -------------------------------------------------------------------- sums over pairs
 
 
+@pytest.mark.parametrize("cutoff, near_share", [(0.25, (0.2, 0.8)), (1.2, (1.0, 1.0))], ids=["some", "all"])
 @pytest.mark.parametrize("l", [0, 1, 2])
-def test_both_sums_over_pairs_are_the_double_loop(l):
-    """The matrix product, the radius graph and two Python loops; half of the pairs lie beyond the cutoff."""
+def test_both_sums_over_pairs_are_the_double_loop(l, cutoff, near_share):
+    """The matrix product, the radius graph and two Python loops, with some or with all pairs within the cutoff."""
     y = REFERENCE + D
-    radial = Radial(0.25, 5).double()
+    radial = Radial(cutoff, 5).double()
     harmonics = TensorProduct.harmonics if l == 2 else vector_harmonics
     x = Noise(8).normal(0, torch.arange(5), (ATOMS, 4))
     w = Noise(8).normal(1, torch.arange(4), (5,))
@@ -172,9 +173,10 @@ def test_both_sums_over_pairs_are_the_double_loop(l):
             for j in set(range(ATOMS)) - {i}:
                 r = y[n, i] - y[n, j]
                 length = r.norm()
-                near += int(length < 0.25)
+                near += int(length < cutoff)
                 slow[n, i] += harmonics(l, r / length)[:, None] * (w @ radial(length)) * x[n, j]
-    assert 0.2 < near / (5 * ATOMS * (ATOMS - 1)) < 0.8
+    least, most = near_share
+    assert least <= near / (5 * ATOMS * (ATOMS - 1)) <= most
     for pairs in (AllPairs, Neighbours):
         assert torch.allclose(pairs(y, radial, harmonics).sum(l, x, w), slow, atol=1e-12)
 
