@@ -89,8 +89,13 @@ class LearnedPaths(Sampler):
         )
 
     def heat(self) -> float:
-        """Sampling temperature over target temperature: linear down to 1 over the first `heat_share` of training."""
+        """Sampling temperature over target temperature: linear down to 1 over the first `heat_share` of training.
+
+        Always 1 for the losses whose weights need the density of the paths' own sampler, which hot paths do not have.
+        """
         s = self.settings
+        if s.loss in ("cross-entropy", "relative-entropy"):
+            return 1.0
         top = s.heat_start if s.temperature_start is None else s.temperature_start * kB / self.problem.kT
         done = self.k / max(1.0, s.heat_share * self.total)
         return max(1.0, top + (1.0 - top) * done)
@@ -101,7 +106,7 @@ class LearnedPaths(Sampler):
         end = t.sigma or own.sigma or SIGMA
         start = t.sigma_start or end
         share = min(1.0, self.k / max(1.0, self.settings.heat_share * self.total))
-        return Target(self.problem, t.kind or "rmsd", start * (end / start) ** share, t.mode)
+        return Target(self.problem, t.kind, start * (end / start) ** share, t.mode)
 
     def _items(self, path: Path) -> dict[str, Tensor]:
         """Path-first items of the ring: encodings at block starts, R_j in their frame, reward, behaviour."""
@@ -140,7 +145,10 @@ class LearnedPaths(Sampler):
         return (u * (z - 0.5 * self.settings.hold * u)).flatten(2).sum(2).double().sum(1)
 
     def _learn(self) -> FitResult:
-        """`gradient_steps` steps of the chosen loss on the ring (relative entropy: on the newest paths alone)."""
+        """`gradient_steps` steps of the chosen loss on the ring.
+
+        Relative entropy takes the newest rollout alone, so it is on-policy in the first of its steps.
+        """
         s = self.settings
         share = 1.0 + (s.decay - 1.0) * self.k / self.total
         for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):

@@ -12,9 +12,17 @@ from molsamp.schema import Strict, Temperature, validate
 
 
 class TargetSettings(Strict):
-    """The relaxed indicator of the end state; None takes the system's own."""
+    """The relaxed indicator of the end state.
 
-    kind: Literal["rmsd", "basin"] | None = None
+    Args:
+        kind: "rmsd" (default) or "basin", see `target.Target`.
+        sigma: width, nm for "rmsd", the state's own unit for "basin"; by default the system's.
+        sigma_start: width to anneal from, geometrically over `heat_share` of the training.
+        mode: how the frames of a path are combined.
+        reward_scale: factor on log rho; the reference implementation has rows x degrees of freedom here.
+    """
+
+    kind: Literal["rmsd", "basin"] = "rmsd"
     sigma: float | None = Field(default=None, gt=0)
     sigma_start: float | None = Field(default=None, gt=0)
     mode: Literal["max", "final", "softmax"] = "max"
@@ -22,11 +30,21 @@ class TargetSettings(Strict):
 
 
 class NetworkSettings(Strict):
-    """The control's network."""
+    """The control's network.
+
+    Args:
+        kind: "mlp" on the body frame, or an equivariant one, "painn" or "e3nn".
+        head: what the network answers (see `control`, `tangent`).
+        widths: hidden layers; by default (64, 64), (16, 16) for painn, (8, 8) for e3nn.
+        activation: of the mlp.
+        time: whether t / T is an input (always, for the torsion head).
+        scale: control in noise units for an answer of 1.
+        length: nm, unit of the mlp's inputs.
+    """
 
     kind: Literal["mlp", "painn", "e3nn"] = "mlp"
     head: Literal["force", "scale", "potential", "torsion"] = "force"
-    widths: tuple[int, ...] = (64, 64)
+    widths: tuple[int, ...] | None = None
     activation: Literal["silu", "relu", "tanh"] = "silu"
     time: bool = False
     scale: float = Field(default=0.05, gt=0)
@@ -34,7 +52,21 @@ class NetworkSettings(Strict):
 
 
 class LearnedSettings(Strict):
-    """TPS-DPS: training of a control by an off-policy loss on its own rollouts."""
+    """TPS-DPS: training of a control by an off-policy loss on its own rollouts.
+
+    Args:
+        rollouts: units of work; each draws `samples` paths and takes `gradient_steps` on batches of `batch`.
+        buffer: newest paths kept for training.
+        hold: rows for which one control is kept; exact, and cheaper by that factor in training.
+        loss, control_variate, trust_region_ess: see `learn.objectives`.
+        loss_scale: factor on the loss.
+        learning_rate, learning_rate_log_z, decay, clip: Adam; rates fall linearly to `decay` of their start.
+        temperature_start: K, of the first rollouts' noise; by default `heat_start` times the temperature.
+        heat_share: share of the training over which the noise cools down to the temperature.
+        candidates, validation: best controls kept, and fresh paths each is judged on at the end.
+        hit_goal: judged by hits up to this rate, then by least log dP_b/dP_0.
+        target, network: see their tables.
+    """
 
     rollouts: int = Field(default=150, ge=1)
     samples: int = Field(default=64, ge=2)

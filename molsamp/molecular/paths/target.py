@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,4 +54,4 @@ class Target:
             return frames.amax(0)
         if self.mode == "final":
             return frames[-1]
-        return self.tau * (torch.logsumexp(frames / self.tau, 0) - torch.log(torch.tensor(float(len(frames)))))
+        return self.tau * (torch.logsumexp(frames / self.tau, 0) - math.log(len(frames)))
