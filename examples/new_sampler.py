@@ -11,7 +11,7 @@ task = ms.molecular.Problem.of(ms.load("double-well"), dtype=torch.float64)
 
 def push(t: float, x: torch.Tensor, v: torch.Tensor | None) -> torch.Tensor:
     """A shift of the noise: towards +x until the end state is reached, nothing afterwards."""
-    return 0.12 * torch.tensor([1.0, 0.0]).to(x) * (~task.inside(x))[:, None]
+    return 0.3 * torch.tensor([1.0, 0.0]).to(x) * (~task.inside(x))[:, None]
 
 
 noise = ms.Noise(0)
