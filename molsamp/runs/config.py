@@ -106,7 +106,8 @@ def with_system(config: PathsConfig, system: Any) -> tuple[PathsConfig, Any]:
     names = ["start", "end", "steps", "timestep", "friction", *([] if reduced else ["temperature"])]
     filled = {n: getattr(own, n, None) if getattr(config, n) is None else getattr(config, n) for n in names}
     changed = {name: value for name, value in filled.items() if value is not None}
-    agreed = validate(type(own), {**own.model_dump(), **changed}, config.system)
+    known = own.log_p_hit if all(getattr(own, name) == value for name, value in changed.items()) else None
+    agreed = validate(type(own), {**own.model_dump(), **changed, "log_p_hit": known}, config.system)
     return config.model_copy(update=filled), dataclasses.replace(system, settings=agreed)
 
 

@@ -48,7 +48,7 @@ class Analysis:
         table = self.paths.results()
         values = self.committors.value
         table["committor"] = mean(values[torch.isfinite(values)])
-        p_hit = self.paths.problem.system.settings.log_p_hit
+        p_hit = self.paths.problem.log_p_hit
         if p_hit is not None:
             bound = divergence_bound(table["hit_rate"].value, math.exp(p_hit))
             table["log_rn_bound"] = Estimate(bound, (bound, bound), "nats", len(self.paths))

@@ -110,6 +110,13 @@ class Problem:
         return self.system.masses[:, None]
 
     @property
+    def log_p_hit(self) -> float | None:
+        """log P_0(hit) in nats as system.toml has it, where this problem is the one it was measured for."""
+        s = self.system.settings
+        asked = (self.start.name, self.end.name, self.steps, self.timestep, self.friction, self.kT)
+        return s.log_p_hit if asked == (s.start, s.end, s.steps, s.timestep, s.friction, self.system.kT) else None
+
+    @property
     def molecular(self) -> bool:
         """Whether configurations are atoms in space (and so are superposed before comparison)."""
         return self.system.masses is not None

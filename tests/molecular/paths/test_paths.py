@@ -175,3 +175,10 @@ def test_unknown_names_are_refused():
         from molsamp.molecular import LearnedPaths
 
         LearnedPaths(Problem.of(load("double-well")), rolouts=3)
+
+
+def test_a_measured_hit_probability_counts_for_its_own_problem_only():
+    ala = load("alanine-dipeptide")
+    assert Problem.of(ala).log_p_hit == ala.settings.log_p_hit
+    assert Problem.of(ala, steps=500).log_p_hit is None
+    assert Problem.of(ala, temperature=400).log_p_hit is None
