@@ -183,6 +183,9 @@ def _parse_set(item: str, method: str, of_method: set[str]) -> Table:
         raise ValueError(f"--set: got '{item}'; allowed is dotted.key=value")
     if parts[0] in ("method", "preset"):
         raise ValueError(f"--set: '{parts[0]}' has an option of its own: --{parts[0]}")
+    known = [*PathsConfig.model_fields, method, *sorted(of_method)]
+    if parts[0] not in known:
+        raise ValueError(f"--set: key '{parts[0]}' is unknown;{nearest(parts[0], known)} Allowed: {_list(known)}")
     if parts[0] in of_method and parts[0] not in PathsConfig.model_fields:
         parts.insert(0, method)
     value: Any = text.strip()
