@@ -57,6 +57,7 @@ def _bar(job: Counted, title: str, stream: io.TextIOBase) -> Iterator[Each]:
         task = bars.add_task(title, total=None, note="starting")
 
         def each(metrics: dict[str, Any]) -> None:
+            clock.done += 1
             bars.update(task, completed=job.k, total=job.total, note=_note(metrics, clock, job))
 
         yield each
@@ -69,6 +70,7 @@ def _lines(job: Counted, title: str, stream: io.TextIOBase, every: float = 5.0) 
 
     def each(metrics: dict[str, Any]) -> None:
         nonlocal last
+        clock.done += 1
         if job.k == job.total or time.monotonic() - last >= every:
             last = time.monotonic()
             print(f"{title}  {job.k}/{job.total}  {_note(metrics, clock, job)}", file=stream, flush=True)
@@ -88,7 +90,6 @@ class _Clock:
 
 
 def _note(metrics: dict[str, Any], clock: _Clock, job: Counted) -> str:
-    clock.done += 1
     rate = clock.rate()
     parts = [f"{rate:.2g}/s" if rate < 10 else f"{rate:.0f}/s", f"ETA {_duration((job.total - job.k) / rate)}"]
     if metrics.get("hit_rate") is not None:

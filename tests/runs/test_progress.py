@@ -45,3 +45,16 @@ def test_quiet_is_silent():
 @pytest.mark.parametrize(("seconds", "text"), [(5, "0:05"), (65.4, "1:05"), (3725, "1:02:05")])
 def test_durations(seconds, text):
     assert _duration(seconds) == text
+
+
+def test_the_rate_counts_units_that_were_not_printed(monkeypatch):
+    """Ten units a second, a line every five seconds: the rate is ten, not one line in five seconds."""
+    now = iter(i * 0.1 for i in range(10_000))
+    monkeypatch.setattr("molsamp.runs.progress.time.monotonic", lambda: next(now))
+    job, stream = SimpleNamespace(k=0, total=1000), io.StringIO()
+    with progress(job, "tps-dps", stream=stream) as each:
+        for k in range(1, 200):
+            job.k = k
+            each({})
+    rates = [float(line.split()[2].removesuffix("/s")) for line in stream.getvalue().splitlines()]
+    assert 4 < rates[-1] < 12
