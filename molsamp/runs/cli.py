@@ -40,7 +40,9 @@ def paths(
     config: Annotated[Path | None, typer.Option(help="Settings from a TOML file.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     workers: Annotated[int | None, typer.Option(help="Threads [default: 1].")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda [default: cpu].")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu; for OpenMM forces on a GPU use --set energy=openmm:CUDA.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no table.")] = False,
 ) -> None:
     """Draw transition paths between two states, with error bars and a report."""

@@ -31,10 +31,10 @@ def make(
         seed: of all randomness.
         paths: number of paths drawn at the end.
         energy: tier, "auto", "torch" or "openmm[:PLATFORM]".
-        device: of the torch tier.
+        device: "cpu"; path samplers do not place their tensors anywhere else yet.
 
     Raises:
-        ValueError: for an unknown method.
+        ValueError: for an unknown method, or a device that would be ignored.
     """
     from molsamp.molecular.paths.chain import NoiseChain
     from molsamp.molecular.paths.free import UnbiasedMD
@@ -51,6 +51,8 @@ def make(
     }
     if method not in classes:
         raise ValueError(f"method {method!r} is not one of {', '.join(METHODS)}")
+    if device != "cpu":
+        raise ValueError(f"device {device!r}: paths run on 'cpu'; for OpenMM on a GPU set energy = 'openmm:CUDA'")
     dtype = torch.float32 if system.masses is not None else torch.float64
     problem = Problem.of(system, tier=energy, dtype=dtype)
     return classes[method](problem, settings, Noise(seed), paths)

@@ -14,7 +14,7 @@ from molsamp.engine.estimates import Estimate, mean
 from molsamp.molecular.paths.committor import Committor, committor
 from molsamp.molecular.paths.paths import Paths, divergence_bound
 from molsamp.molecular.paths.sampler import Sampler
-from molsamp.molecular.paths.save import save
+from molsamp.molecular.paths.save import save, write
 from molsamp.molecular.paths.settings import method_settings
 from molsamp.molecular.paths.steered import steered_null
 
@@ -34,12 +34,14 @@ class Analysis:
             OSError: if the folder cannot be written.
         """
         save(self.paths, folder)
-        if not len(self.committors.path):
-            return
-        with (FilePath(folder) / "committor.csv").open("w", newline="") as f:
+        if len(self.committors.path):
+            write(FilePath(folder) / "committor.csv", self._write_committors)
+
+    def _write_committors(self, file: FilePath) -> None:
+        c = self.committors
+        with file.open("w", newline="") as f:
             rows = csv.writer(f, lineterminator="\n")
             rows.writerow(["path", "committor", "decided", "shots"])
-            c = self.committors
             for i, value, decided in zip(c.path.tolist(), c.value.tolist(), c.decided.tolist(), strict=True):
                 rows.writerow([i, "" if math.isnan(value) else f"{value:.4g}", decided, c.shots])
 

@@ -12,7 +12,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from molsamp.engine.rollout import rollout
-from molsamp.engine.state import Memory, Particles, Path, Status
+from molsamp.engine.state import Memory, Particles, Path
+from molsamp.learn.networks import flatten_state, with_prefix
 from molsamp.molecular.paths.paths import Paths
 from molsamp.molecular.paths.sampler import Sampler
 from molsamp.molecular.paths.settings import FreeSettings
@@ -33,25 +34,16 @@ class Batches(Sampler):
         path = self._draw(torch.arange(first, min(first + self.batch, self.n)))
         self.drawn.append(path)
         self.k += 1
-        ok = path.final.status != Status.DIVERGED
-        hit = self.problem.inside(path.x).any(0) & ok
-        return {
-            "hit_rate": float(hit.double().mean()),
-            "log_rn": float(path.log_ratio[ok].mean()) if bool(ok.any()) else math.nan,
-            "diverged": int((~ok).sum()),
-        }
+        return self._measure(path)
 
     def _state(self) -> dict[str, Tensor]:
         flat: dict[str, Tensor] = {}
         for i, path in enumerate(self.drawn):
-            flat |= {f"path{i}.{key}": block for key, block in _to_tensors(path).items()}
+            flat |= flatten_state(f"path{i}", _to_tensors(path))
         return flat
 
     def _load(self, state: dict[str, Tensor]) -> None:
-        self.drawn = []
-        for i in range(self.k):
-            prefix = f"path{i}."
-            self.drawn.append(_from_tensors({k[len(prefix) :]: b for k, b in state.items() if k.startswith(prefix)}))
+        self.drawn = [_from_tensors(with_prefix(f"path{i}", state)) for i in range(self.k)]
 
 
 class UnbiasedMD(Batches):
@@ -117,6 +109,6 @@ def _to_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _from_tensors(flat: dict[str, Tensor]) -> Path:
-    final = Particles.from_tensors({k[6:]: b for k, b in flat.items() if k.startswith("final.")})
+    final = Particles.from_tensors(with_prefix("final", flat))
     blocks = {k: flat.get(k) for k in ("times", "x", "v", "z", "energy", "log_ratio")}
     return Path(**blocks, final=final, stride=1)  # type: ignore[arg-type]

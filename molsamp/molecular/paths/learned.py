@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from molsamp.engine.dynamics import Controlled
-from molsamp.engine.measures import ess
 from molsamp.engine.noise import Noise
 from molsamp.engine.rollout import rollout
 from molsamp.engine.state import Path, Status
@@ -27,10 +26,10 @@ from molsamp.learn.networks import flatten_state, with_prefix
 from molsamp.learn.objectives import cross_entropy, log_variance, relative_entropy, trust_region_target
 from molsamp.molecular.paths.networks import build_control
 from molsamp.molecular.paths.paths import Paths
-from molsamp.molecular.paths.problem import kB
 from molsamp.molecular.paths.sampler import Sampler
 from molsamp.molecular.paths.settings import LearnedSettings
 from molsamp.molecular.paths.target import Target
+from molsamp.molecular.system import kB
 
 SIGMA = 0.0025  # nm, the width of the target where neither the settings nor the system name one
 
@@ -198,16 +197,8 @@ class LearnedPaths(Sampler):
     # ---------------------------------------------------------------- keep-best
 
     def _measure(self, path: Path) -> dict[str, Any]:
-        ok = path.final.status != Status.DIVERGED
-        hit = self.problem.inside(path.x).any(0) & ok
-        log_rn = path.log_ratio[ok]
-        weights = torch.where(hit[ok], -log_rn, -torch.inf)
-        return {
-            "hit_rate": float(hit.double().mean()),
-            "log_rn": float(log_rn.mean()) if len(log_rn) else math.nan,
-            "ess": ess(weights),
+        return super()._measure(path) | {
             "heat": self.heat(),
-            "diverged": int((~ok).sum()),
             "rmsd": float(self.problem.deviation(path.x).amin(0).mean()),
         }
 

@@ -15,9 +15,7 @@ from molsamp.engine.noise import Noise
 from molsamp.engine.state import Particles
 from molsamp.molecular.energies import Energy
 from molsamp.molecular.geometry import rmsd
-from molsamp.molecular.system import State, System
-
-kB = 0.00831446261815324  # kJ/mol/K
+from molsamp.molecular.system import State, System, kB
 
 
 @dataclass(frozen=True)

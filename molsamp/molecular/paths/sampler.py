@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from molsamp.engine.noise import Noise
+from molsamp.engine.state import Path, Status
 from molsamp.learn.drive import Journal, drive
 from molsamp.molecular.paths.paths import Cost, Paths
 from molsamp.molecular.paths.problem import Problem
@@ -81,6 +83,17 @@ class Sampler(ABC):
         """One unit of work, timed; returns its metrics."""
         with self._timed():
             return self._advance()
+
+    def _measure(self, path: Path) -> dict[str, Any]:
+        """Hit rate, mean log dP_b/dP_0, ESS and number of diverged paths of a batch, for the metrics of a unit."""
+        ok = path.final.status != Status.DIVERGED
+        batch = Paths(self.problem, path, path.log_ratio, self.name)
+        return {
+            "hit_rate": float(batch.hit.double().mean()),
+            "ess": batch.ess(),
+            "log_rn": float(path.log_ratio[ok].mean()) if bool(ok.any()) else math.nan,
+            "diverged": int((~ok).sum()),
+        }
 
     @contextmanager
     def _timed(self) -> Iterator[None]:

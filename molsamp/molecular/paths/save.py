@@ -31,15 +31,16 @@ def save(paths: Paths, folder: str | FilePath) -> None:
     folder = FilePath(folder)
     folder.mkdir(parents=True, exist_ok=True)
     stride = max(1, (len(paths.path) - 1) // (FRAMES - 1))
-    _write(folder / "paths.safetensors", lambda f: _save_tensors(paths, f))
-    _write(folder / "frames.csv", lambda f: f.write_text(_table(paths, stride)))
+    write(folder / "paths.safetensors", lambda f: _save_tensors(paths, f))
+    write(folder / "frames.csv", lambda f: f.write_text(_table(paths, stride)))
     if paths.problem.molecular:
-        _write(folder / "topology.pdb", lambda f: f.write_text(_pdb(paths, [paths.problem.start.x])))
-        _write(folder / "paths.dcd", lambda f: _save_dcd(paths, stride, f))
-        _write(folder / "player.pdb", lambda f: f.write_text(_player(paths, stride)))
+        write(folder / "topology.pdb", lambda f: f.write_text(_pdb(paths, [paths.problem.start.x])))
+        write(folder / "paths.dcd", lambda f: _save_dcd(paths, stride, f))
+        write(folder / "player.pdb", lambda f: f.write_text(_player(paths, stride)))
 
 
-def _write(file: FilePath, writer: Callable[[FilePath], object]) -> None:
+def write(file: FilePath, writer: Callable[[FilePath], object]) -> None:
+    """Let `writer` write a file under a temporary name, then put it in place: the whole file or none."""
     part = file.with_name(f".{file.name}.part")
     try:
         writer(part)

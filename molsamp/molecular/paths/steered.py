@@ -27,6 +27,7 @@ from molsamp.engine.measures import ess, log_mean_exp
 from molsamp.engine.noise import Noise
 from molsamp.engine.rollout import rollout
 from molsamp.engine.state import Particles, Path
+from molsamp.learn.networks import flatten_state, with_prefix
 from molsamp.molecular.cvs import CV, RMSD, Stack, wrap
 from molsamp.molecular.energies import Energy, Sum
 from molsamp.molecular.geometry import Superposition
@@ -219,11 +220,11 @@ class Steered(Batches):
         return Paths(self.problem, path, log_rn, self.name, cost=self.cost, notes=notes, extra=extra)
 
     def _state(self) -> dict[str, Tensor]:
-        return super()._state() | {f"work.{k}": w for k, w in self.work.items()}
+        return super()._state() | flatten_state("work", self.work)
 
     def _load(self, state: dict[str, Tensor]) -> None:
         super()._load(state)
-        self.work = {k.removeprefix("work."): w for k, w in state.items() if k.startswith("work.")}
+        self.work = with_prefix("work", state)
 
 
 def _variable(problem: Problem, kind: str) -> CV:

@@ -182,3 +182,8 @@ def test_a_measured_hit_probability_counts_for_its_own_problem_only():
     assert Problem.of(ala).log_p_hit == ala.settings.log_p_hit
     assert Problem.of(ala, steps=500).log_p_hit is None
     assert Problem.of(ala, temperature=400).log_p_hit is None
+
+
+def test_a_device_that_would_be_ignored_is_refused():
+    with pytest.raises(ValueError, match="paths run on 'cpu'"):
+        make(load("double-well"), "md", METHODS["md"](), seed=0, device="cuda")
