@@ -55,7 +55,9 @@ def wilson(successes: int, n: int, unit: str = "1") -> Estimate:
     p, z2 = successes / n, Z95**2
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = Z95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    return Estimate(p, (max(0.0, centre - half), min(1.0, centre + half)), unit, n)
+    low = 0.0 if successes == 0 else centre - half  # exact at the ends, where rounding would leave 1e-18
+    high = 1.0 if successes == n else centre + half
+    return Estimate(p, (low, high), unit, n)
 
 
 def mean(samples: Float[Tensor, " n"], unit: str = "1") -> Estimate:
