@@ -16,7 +16,7 @@ _HOMES = {
     "Steered": "molsamp.molecular.paths.steered",
     "UnbiasedMD": "molsamp.molecular.paths.free",
     "Paths": "molsamp.molecular.paths.paths",
-    "NativeEnergy": "molsamp.molecular.native",
+    "NativeEnergy": "molsamp.molecular.native.energy",
     "OpenMMEnergy": "molsamp.molecular.openmm_energy",
 }
 

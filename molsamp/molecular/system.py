@@ -114,7 +114,7 @@ class System:
             if kind == "openmm":
                 raise ValueError(f"{self.name}: a toy potential has no OpenMM tier; allowed are auto and torch")
             return _POTENTIALS[self._source]()
-        from molsamp.molecular.native import NativeEnergy
+        from molsamp.molecular.native.energy import NativeEnergy
         from molsamp.molecular.openmm_energy import OpenMMEnergy
 
         if kind != "openmm":

@@ -7,8 +7,8 @@ import openmm
 import pytest
 import torch
 
-from molsamp.molecular import native
-from molsamp.molecular.native import NativeEnergy, coulomb_constant
+from molsamp.molecular.native import torch_tier as native
+from molsamp.molecular.native.torch_tier import NativeEnergy, coulomb_constant
 from molsamp.molecular.openmm_energy import OpenMMEnergy
 from molsamp.molecular.system import load
 
