@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -320,14 +321,16 @@ class LangevinMiddle:
     def rows(self, dyn: Dynamics, times: Sequence[float]) -> Table:
         """One row an interval."""
         base = require(dyn, (Underdamped,), "LangevinMiddle")
-        table = []
-        for a, b in _intervals(times):
-            h, c = b - a, math.exp(-base.friction * (b - a))
+
+        @cache
+        def lines(h: float) -> tuple[Line, ...]:
+            c = math.exp(-base.friction * h)
             kick = Line("v", {"v": 1.0}, (h,))
             drift = Line("x", {"x": 1.0, "v": 0.5 * h})
             ornstein_uhlenbeck = Line("v", {"v": c}, (), base.thermal_speed() * (1.0 - c * c) ** 0.5)
-            table.append(Row(a, b, (Evaluate(a), kick, drift, ornstein_uhlenbeck, drift)))
-        return table
+            return kick, drift, ornstein_uhlenbeck, drift
+
+        return [Row(a, b, (Evaluate(a), *lines(b - a))) for a, b in _intervals(times)]
 
 
 def _spread(n: float) -> float | None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from molsamp.engine.dynamics import Controlled, Dynamics
-from molsamp.engine.integrators import Coefficient, Info, Integrator, residual, step
+from molsamp.engine.integrators import Coefficient, Info, Integrator, Table, residual, step
 from molsamp.engine.state import Memory, Particles, Path, Status
 
 NOISE_CHUNK = 1 << 20  # normals drawn ahead in one call
@@ -20,6 +20,21 @@ class Source(Protocol):
     """`Noise`, or a `Tape` of given noise."""
 
     def normal(self, step, ids: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor: ...
+
+
+class Executor(Protocol):
+    """Native code that carries particles over many rows at once; a field offers one as its attribute `executor`.
+
+    It compiles the same table and draws the same noise as the loop below, and holds no coefficient of its own.
+    """
+
+    def prepare(self, dyn: Dynamics, table: Table, start: Particles, noise: Source) -> Any:
+        """The table made ready for `carry`, or None where the loop below has to do it."""
+
+    def carry(
+        self, plan: Any, p: Particles, u: Tensor | None, rows: range, step: int, heat: Coefficient, record: Recorder
+    ) -> Particles:
+        """The particles after `rows` of the table, under a control u held all along; `step` counts in the noise."""
 
 
 def rollout(
@@ -59,11 +74,20 @@ def rollout(
     """
     if "v" in dyn.blocks and start.v is None:
         raise ValueError("the dynamics moves velocities, but start.v is None")
-    table = [row.to(start.x) for row in integrator.rows(dyn, times)]
+    table = integrator.rows(dyn, times)
     stride = save if isinstance(save, int) else {"all": 1, "last": max(1, len(table))}[save]
     if stride < 1 or len(table) % stride:
         raise ValueError(f"save={stride} does not divide the {len(table)} rows of this rollout")
-    record = _Recorder(start, len(table), stride)
+    record = Recorder(start, len(table), stride)
+    if stop is None and each is None and (plan := _plan(dyn, table, start, noise)):
+        p, memory = _carry(*plan, dyn, start, times, first, heat, record, memory)
+    else:
+        p, memory = _loop(dyn, table, start, noise, first, heat, stop, each, record, memory)
+    return record.path(times, p, dyn, memory)
+
+
+def _loop(dyn, table, start, noise, first, heat, stop, each, record, memory) -> tuple[Particles, Memory]:
+    """Row after row: the definition of a rollout."""
     hold = dyn.hold if isinstance(dyn, Controlled) else 1
     chunk = max(1, NOISE_CHUNK // max(1, start.x.numel()))
     event, p = start.x.shape[1:], start
@@ -72,12 +96,35 @@ def rollout(
             ahead = range(first + k, first + min(k + chunk, len(table)))
             draws = noise.normal(ahead, p.ids, tuple(event), p.x.dtype) if any(r.draws for r in table) else None
         z = draws[k % chunk] if draws is not None and row.draws else None
+        row = row.to(start.x)
         q, memory, info = step(row, dyn, p, z, memory, refresh=(first + k) % hold == 0, heat=heat)
         p, moved = _settle(p, q, stop)
         record.row(k, p, info, moved)
         if each is not None:
             each(k, p, info)
-    return record.path(times, p, dyn, memory)
+    return p, memory
+
+
+def _plan(dyn: Dynamics, table: Table, start: Particles, noise: Source) -> tuple[Executor, Any] | None:
+    """The field's executor and the table made ready for it, if it can do this rollout."""
+    base = dyn.base if isinstance(dyn, Controlled) else dyn
+    executor = getattr(getattr(base, "field", None), "executor", None)
+    plan = executor.prepare(base, table, start, noise) if executor is not None else None
+    return None if executor is None or plan is None else (executor, plan)
+
+
+def _carry(executor, plan, dyn, p, times, first, heat, record, memory) -> tuple[Particles, Memory]:
+    """The same rows in native stretches, each as long as one control is held."""
+    rows, hold, u, k = len(times) - 1, dyn.hold if isinstance(dyn, Controlled) else len(times), None, 0
+    while k < rows:
+        end = min(rows, k + hold - ((first + k) % hold if isinstance(dyn, Controlled) else 0))
+        if isinstance(dyn, Controlled):
+            fresh = (first + k) % hold == 0 or memory.held is None
+            u = dyn.control(times[k], p.x, p.v) if fresh else memory.held
+            memory = Memory((), u)
+        p = executor.carry(plan, p, u, range(k, end), first + k, heat, record)
+        k = end
+    return p, memory
 
 
 def residuals(path: Path, dyn: Dynamics, integrator: Integrator) -> tuple[Tensor, Tensor]:
@@ -125,7 +172,7 @@ def _settle(p: Particles, q: Particles, stop: Callable[[Particles], Tensor] | No
     return q, None if all_moved else moving
 
 
-class _Recorder:
+class Recorder:
     """Preallocated frames, noise sums and the running log ratio of one rollout."""
 
     def __init__(self, start: Particles, rows: int, stride: int):

@@ -101,27 +101,27 @@ class System:
         """A new Energy with its own counter.
 
         Args:
-            tier: "torch" = NativeEnergy; "openmm" or "openmm:PLATFORM" = OpenMMEnergy; "auto" = torch where it can do
-                every term of the System, otherwise OpenMM. Toys are analytic ("auto" or "torch").
-            dtype: arithmetic of the torch tier.
+            tier: "lanes" or "torch" = that tier of NativeEnergy; "openmm" or "openmm:PLATFORM" = OpenMMEnergy; "auto" =
+                native where it can do every term of the System, otherwise OpenMM. Toys are analytic ("auto" or "torch").
+            dtype: arithmetic of the native tiers.
         Raises:
             ValueError: for an unknown tier, or one that cannot do this system.
         """
         kind, _, platform = tier.partition(":")
-        if kind not in ("auto", "torch", "openmm") or (platform and kind != "openmm"):
-            raise ValueError(f"energy tier {tier!r} is unknown; allowed are auto, torch, openmm, openmm:PLATFORM")
+        if kind not in ("auto", "lanes", "torch", "openmm") or (platform and kind != "openmm"):
+            raise ValueError(f"energy tier {tier!r} is unknown; allowed are auto, lanes, torch, openmm, openmm:PLATFORM")
         if isinstance(self._source, str):
-            if kind == "openmm":
-                raise ValueError(f"{self.name}: a toy potential has no OpenMM tier; allowed are auto and torch")
+            if kind not in ("auto", "torch"):
+                raise ValueError(f"{self.name}: a toy potential has no tier {kind!r}; allowed are auto and torch")
             return _POTENTIALS[self._source]()
         from molsamp.molecular.native.energy import NativeEnergy
         from molsamp.molecular.openmm_energy import OpenMMEnergy
 
         if kind != "openmm":
             try:
-                return NativeEnergy.from_openmm(self._source, dtype=dtype)
+                return NativeEnergy.from_openmm(self._source, dtype=dtype, tier=kind)
             except ValueError:
-                if kind == "torch":
+                if kind != "auto":
                     raise
         return OpenMMEnergy(self._source, platform=platform or "auto")
 

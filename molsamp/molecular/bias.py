@@ -1,0 +1,119 @@
+"""GridBias: a static bias on one or two collective variables, a smooth spline through values on a grid."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from molsamp.molecular.cvs import CV, Distance, Stack, Torsion
+from molsamp.molecular.energies import Energy
+from molsamp.molecular.native import terms
+from molsamp.molecular.native.splines import patches
+
+
+class GridBias(Energy):
+    """E(x) = V(s(x)), V the twice continuously differentiable (bi)cubic spline through values on a grid.
+
+    A periodic axis with N nodes has node k at lo + k (hi - lo)/N, hi being lo again; any other axis has its nodes at
+    lo, ..., hi. Beyond the end of such an axis V goes on along its tangent: V + V_u du + V_v dv + V_uv du dv.
+
+    Args:
+        cvs: one or two CVs of one component each, or one of two.
+        values: V at the nodes, (N1,) or (N1, N2), kJ/mol, finite, 2 or more on each axis.
+        ranges: (lo, hi) of each CV in its own units (rad, nm); one whole period for a periodic one.
+        event: shape of one configuration, (A, 3) for molecules.
+    Raises:
+        ValueError: CVs, ranges and values do not fit each other or the event; names the CV.
+    """
+
+    def __init__(
+        self,
+        cvs: Sequence[CV],
+        values: Float[np.ndarray | Tensor, "*N"],
+        ranges: Sequence[tuple[float, float]],
+        event: tuple[int, ...],
+    ):
+        self.event, self.cvs, self.cv = event, tuple(cvs), Stack(cvs)
+        self.values = np.array(torch.as_tensor(values).cpu(), dtype=np.float64)
+        self.ranges = tuple((float(lo), float(hi)) for lo, hi in ranges)
+        if not len(self.cv.names) == self.values.ndim == len(self.ranges):
+            raise ValueError(
+                f"GridBias needs a range and an axis of values for each CV, got CVs {self.cv.names}, "
+                f"{len(self.ranges)} ranges and values of shape {self.values.shape}"
+            )
+        for name, period, (lo, hi) in zip(self.cv.names, self.cv.period, self.ranges, strict=True):
+            if not (math.isfinite(lo) and math.isfinite(hi) and lo < hi):
+                raise ValueError(f"CV {name!r}: a range is (lo, hi) with lo < hi, got ({lo}, {hi})")
+            if period is not None and not math.isclose(hi - lo, period, rel_tol=1e-9):
+                raise ValueError(f"CV {name!r}: the range of a periodic CV is one period, {period}; got ({lo}, {hi})")
+        if self.cv.atoms and max(self.cv.atoms) >= event[0]:
+            raise ValueError(
+                f"CVs {self.cv.names}: atom {max(self.cv.atoms)} does not exist; 0 to {event[0] - 1} are allowed"
+            )
+        periodic = tuple(period is not None for period in self.cv.period)
+        self._patches = patches(self.values, periodic)
+        self._tables: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+        self._periodic = periodic
+        self._size = [N if wraps else N - 1 for N, wraps in zip(self.values.shape, periodic, strict=True)]
+        self._spacing = [(hi - lo) / n for (lo, hi), n in zip(self.ranges, self._size, strict=True)]
+
+    def at(self, s: Float[Tensor, "n k"]) -> Float[Tensor, "n"]:
+        """V in kJ/mol at CV values s, differentiable."""
+        row, bases = 0, []
+        for axis, n in enumerate(self._size):
+            t = (s[:, axis] - self.ranges[axis][0]) / self._spacing[axis]
+            if self._periodic[axis]:
+                t = t - n * torch.floor(t / n)
+            edge = t.clamp(0, n)
+            patch = edge.detach().floor().long().clamp(0, n - 1)  # NaN stays in u
+            u, beyond = edge - patch, t - edge
+            one = torch.ones_like(u)
+            bases.append(torch.stack([one, u + beyond, u * (u + 2 * beyond), u**2 * (u + 3 * beyond)], dim=1))
+            row = row * n + patch
+        table = self._table(s)[row]
+        if len(bases) == 1:
+            return (table[:, :, 0] * bases[0]).sum(1)
+        return torch.einsum("na,nab,nb->n", bases[0], table, bases[1])
+
+    def _table(self, s: Tensor) -> Tensor:
+        key = s.device, s.dtype
+        if key not in self._tables:
+            self._tables[key] = torch.as_tensor(self._patches).to(s)
+        return self._tables[key]
+
+    def grids(self) -> terms.Grids:
+        """The same bias for the native tiers.
+
+        Raises:
+            ValueError: a CV is neither a Torsion nor a Distance; names it.
+        """
+        for cv in self.cvs:
+            if not isinstance(cv, Torsion | Distance):
+                raise ValueError(
+                    f"CV {cv.names[0]!r}: a native grid takes Torsion and Distance, got {type(cv).__name__}; "
+                    "use GridBias itself, as one term of a Sum"
+                )
+        kind = [terms.TORSION if isinstance(cv, Torsion) else terms.DISTANCE for cv in self.cvs]
+        atoms = [[*cv.atoms, 0, 0][:4] for cv in self.cvs]
+        none = 2 - len(self.cvs)
+        return terms.Grids(
+            kind=np.array([kind + none * [terms.NONE]]),
+            atoms=np.array([atoms + none * [[0, 0, 0, 0]]]),
+            origin=np.array([[lo for lo, _ in self.ranges] + none * [0.0]]),
+            spacing=np.array([self._spacing + none * [1.0]]),
+            size=np.array([self._size + none * [1]]),
+            periodic=np.array([[int(wraps) for wraps in self._periodic] + none * [0]]),
+            offset=np.array([0]),
+            patches=self._patches,
+        )
+
+    def _energy_force(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        differentiable = torch.is_grad_enabled() and x.requires_grad
+        with torch.inference_mode(False), torch.enable_grad():
+            y = x if differentiable else x.clone().detach().requires_grad_()
+            E = self.at(self.cv(y))
+            (slope,) = torch.autograd.grad(E.sum(), y, create_graph=differentiable)
+        return (E, -slope) if differentiable else (E.detach(), -slope)

@@ -1,0 +1,219 @@
+"""Generalised Born in three passes over all pairs, as recorded operations.
+
+    1  psi_i = o_i I_i, I_i = sum_j H(r; o_i, s_j) + neck_ij(r);  B_i = 1 / (1/o_i - tanh(al psi - be psi^2 + ga psi^3)/rho_i)
+    2  P = -tau q_i q_j / f,  f^2 = r^2 + B_i B_j e,  e = exp(-r^2 / (4 B_i B_j)):  E, the force P (1 - e/4)/f^2 d, dE/dB
+    3  the force -(dE/dI_i dI_i/dr + dE/dI_j dI_j/dr) d/r
+
+    H = (1/2) [1/L - 1/U + (r - s^2/r)(1/U^2 - 1/L^2)/4 + ln(L/U)/(2r)],  L = max(o, |r - s|),  U = max(o, r + s)
+
+With U = L = o, of an atom wholly inside its partner's o, H = 0 as it must. What is directed (H, the neck) has a leading axis of 2:
+of the head, of the tail. dE/d ln B_i = -(1/2) sum_j (P/f^2) e (1 + w) B_i B_j, w = r^2 / (4 B_i B_j), is a symmetric sum, hence ln B below.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from molsamp.molecular.native.terms import Born
+from molsamp.molecular.native.torch_rings import Chunk, Rings
+from molsamp.molecular.native.torch_tape import Tape
+
+_NECK_CUT = 0.68  # nm between the surfaces, beyond which a neck is 0
+_PROBE = 0.14  # nm
+
+
+class BornTables:
+    """Constants of atoms (A, 1) and of pairs (K, A, 1); of directed pairs (2, K, A, 1), for the head and for the tail."""
+
+    def __init__(self, born: Born, tails: np.ndarray, ghosts: np.ndarray, place: Callable[[np.ndarray], Tensor]):
+        heads = np.broadcast_to(np.arange(len(born.o)), tails.shape)
+        own, other = np.stack([heads, tails]), np.stack([tails, heads])
+        self.o_atom, self.inverse_o, self.inverse_rho = place(born.o), place(1 / born.o), place(1 / born.rho)
+        self.alpha, self.beta, self.gamma, self.rho = map(place, (born.alpha, born.beta, born.gamma, born.rho))
+        self.o_over_rho = place(born.o / born.rho)
+        s = np.where(ghosts, 0, born.s[other])  # a ghost without extent has H = 0
+        self.o, self.s, self.s2 = place(born.o[own]), place(s), place(s**2)
+        self.swallowed = place(1 / born.o[own]) if born.swallowed else None
+        self.qq = place(np.where(ghosts, 0, -born.tau * born.charge[heads] * born.charge[tails]))
+        self.self_energy = place(-born.tau / 2 * born.charge**2)  # of 1/B
+        self.surface = place(born.surface * (born.rho + _PROBE) ** 2) if born.surface else None  # of (rho/B)^6
+        self.neck = None
+        if born.neck is not None:
+            m0, d0 = born.neck[:, own, other]
+            cut = born.rho[heads] + born.rho[tails] + _NECK_CUT
+            self.neck = place(np.where(ghosts, 0, m0)), place(d0), place(cut)
+
+
+class BornPasses:
+    """The passes on one tape.
+
+    Args:
+        geometry: records d, r^2 and 1/r of a chunk.
+        scope: what a chunk is recorded in.
+        kept: caches what is recorded for a later pass, where there is room for it.
+    """
+
+    def __init__(self, tables: BornTables, tape: Tape, rings: Rings, geometry: Callable, scope: Callable, kept: Callable):
+        self.tables, self.tape, self.rings, self.geometry, self.scope = tables, tape, rings, geometry, scope
+        self.descreening, self.screening = kept(self._descreening), kept(self._screening)
+        self.B, self.slope = rings.new(), rings.new()  # Born radii; dE/dI
+        self.inverse_B, self.chain = tape.new(tape.atoms), tape.new(tape.atoms)  # 1/B; d ln B/dI
+
+    def radii(self, chunks: Sequence[Chunk]) -> None:
+        """Pass 1: I, then B and d ln B/dI. A radius that is not positive becomes NaN."""
+        t, tape, do = self.tables, self.tape, self.tape.do
+        H, B = self.rings.scalars, self.B[: tape.atoms]
+        with tape.scratch():
+            psi, tanh, slope = tape.new(tape.atoms), tape.new(tape.atoms), tape.new(tape.atoms)
+            do(psi.zero_)
+            for chunk in chunks:
+                with self.scope():
+                    self.descreening(chunk)
+                    self.rings.collect(H[0], H[1], chunk, psi)
+            do(psi.mul_, t.o_atom)
+            do(torch.mul, psi, t.gamma, out=tanh)  # al - be psi + ga psi^2, and al - 2 be psi + 3 ga psi^2
+            do(torch.mul, tanh, 3, out=slope)
+            for polynomial, factor in ((tanh, -1), (slope, -2)):
+                do(polynomial.add_, t.beta, alpha=factor)
+                do(polynomial.mul_, psi)
+                do(polynomial.add_, t.alpha)
+            do(tanh.mul_, psi)
+            do(tanh.tanh_)
+            do(torch.mul, slope, t.o_over_rho, out=self.chain)
+            do(torch.mul, tanh, tanh, out=psi)
+            do(slope.copy_, self.chain)
+            do(self.chain.addcmul_, slope, psi, value=-1)  # times 1 - tanh^2
+            do(torch.addcmul, t.inverse_o, tanh, t.inverse_rho, value=-1, out=psi)
+            do(psi.rsqrt_)
+            do(torch.mul, psi, psi, out=B)
+            do(torch.reciprocal, B, out=self.inverse_B)
+            do(self.chain.mul_, B)
+        self.rings.close(self.B)
+
+    def slopes(self, chunks: Sequence[Chunk]) -> None:
+        """Pass 2: the energies, and dE/dI = dE/d ln B d ln B/dI."""
+        t, tape, do = self.tables, self.tape, self.tape.do
+        slope, Z = self.slope[: tape.atoms], self.rings.scalars[0]
+        do(slope.zero_)
+        for chunk in chunks:
+            with self.scope():
+                inverse_f, _ = self.screening(chunk)
+                tape.add_energy(chunk.of(t.qq), inverse_f)
+                self.rings.collect(Z, Z, chunk, slope)
+        do(slope.mul_, -0.5)
+        tape.add_energy(t.self_energy, self.inverse_B)
+        do(slope.addcmul_, self.inverse_B, t.self_energy, value=-1)
+        if t.surface is not None:
+            with tape.scratch():
+                ratio = tape.mul(self.inverse_B, t.rho)
+                square = tape.mul(ratio, ratio)
+                do(torch.mul, square, square, out=ratio)
+                do(ratio.mul_, square)
+                tape.add_energy(t.surface, ratio)
+                do(slope.addcmul_, ratio, t.surface, value=-6)
+        do(slope.mul_, self.chain)
+        self.rings.close(self.slope)
+
+    def add_forces(self, chunk: Chunk, g: Tensor) -> None:
+        """Pass 3: adds to g of the force g d on the head."""
+        tape, do = self.tape, self.tape.do
+        dH, (_, radial) = self.descreening(chunk), self.screening(chunk)
+        with tape.scratch():
+            G = tape.mul(dH[0], self.rings.heads(self.slope))
+            do(G.addcmul_, dH[1], self.rings.tails(self.slope, chunk))
+            do(g.add_, radial)
+            do(g.addcmul_, G, self.geometry(chunk).ir, value=-1)
+
+    def _descreening(self, chunk: Chunk) -> Tensor:
+        """dI/dr of both atoms of each pair, (2, shells, A, n); what they get for I is left in the padded scalars.
+
+        dH/dr = -(1 + s^2/r^2)(1/L^2 - 1/U^2)/8 + ln(U/L)/(4 r^2), + 1/L^2 where s swallows the atom, s - r > o: there
+        L = s - r. GBSAOBCForce adds 1/o - 1/L to H of such an atom, which takes the last term away again.
+        """
+        t, tape, do = self.tables, self.tape, self.tape.do
+        o, s, ir = chunk.of(t.o), chunk.of(t.s), self.geometry(chunk).ir
+        H = self.rings.rows(self.rings.scalars, chunk)
+        dH = tape.new(*H.shape[:-1])
+        with tape.scratch():
+            r, z = tape.mul(self.geometry(chunk).r2, ir), tape.mul(ir, ir)
+            z = tape.mul(z, chunk.of(t.s2))
+            L, U, inside, ln, c = (tape.new(*H.shape[:-1]) for _ in range(5))
+            do(torch.sub, r, s, out=L)
+            do(torch.lt, L, -o, out=inside)
+            do(L.abs_)
+            do(torch.maximum, L, o, out=L)
+            do(torch.add, r, s, out=U)
+            do(torch.maximum, U, o, out=U)
+            do(torch.div, U, L, out=ln)
+            do(ln.log_)
+            do(ln.mul_, ir)  # ln(U/L)/r
+            do(L.reciprocal_)
+            do(U.reciprocal_)
+            do(torch.add, L, U, out=c)
+            do(torch.sub, L, U, out=U)  # 1/L - 1/U
+            do(c.mul_, U)
+            do(c.mul_, -1 / 8)  # -(1/L^2 - 1/U^2)/8
+            do(z.mul_, c)
+            do(torch.add, c, z, out=dH)
+            do(dH.addcmul_, ln, ir, value=1 / 4)
+            do(c.sub_, z)
+            do(c.mul_, r)
+            do(c.add_, U, alpha=1 / 2)
+            do(torch.sub, c, ln, alpha=1 / 4, out=H)
+            if t.swallowed is None:
+                do(inside.mul_, L)
+                do(dH.addcmul_, inside, L)
+            else:
+                do(torch.sub, chunk.of(t.swallowed), L, out=L)
+                do(H.addcmul_, inside, L)
+            if t.neck is not None:
+                self._add_neck(chunk, r, H, dH)
+        return dH
+
+    def _add_neck(self, chunk: Chunk, r: Tensor, H: Tensor, dH: Tensor) -> None:
+        """N = m0 / (1 + 100 q^2 + 0.3e6 q^6) with q = r - d0, within the cut."""
+        tape, do = self.tape, self.tape.do
+        m0, d0, cut = (chunk.of(table) for table in self.tables.neck)
+        q, N, near = tape.new(*H.shape[:-1]), tape.new(*H.shape[:-1]), tape.new(*r.shape[:-1])
+        do(torch.sub, r, d0, out=q)
+        q2 = tape.mul(q, q)
+        q4 = tape.mul(q2, q2)
+        do(torch.mul, q4, 0.3e6, out=N)
+        do(N.add_, 100)
+        do(N.mul_, q2)
+        do(N.add_, 1)
+        do(N.reciprocal_)
+        do(q4.mul_, 1.8e6)
+        do(q4.add_, 200)
+        do(q.mul_, q4)
+        do(q.mul_, N)
+        do(N.mul_, m0)
+        do(torch.le, r, cut, out=near)
+        do(N.mul_, near)
+        do(H.add_, N)
+        do(dH.addcmul_, N, q, value=-1)
+
+    def _screening(self, chunk: Chunk) -> tuple[Tensor, Tensor]:
+        """1/f and P (1 - e/4)/f^2 of each pair, (shells, A, n); (P/f^2) e (1 + w) B_i B_j is left in the scalars."""
+        tape, do, r2 = self.tape, self.tape.do, self.geometry(chunk).r2
+        Z = self.rings.rows(self.rings.scalars[0], chunk)
+        inverse_f, radial = tape.new(*r2.shape[:-1]), tape.new(*r2.shape[:-1])
+        with tape.scratch():
+            BB = tape.mul(self.rings.heads(self.B), self.rings.tails(self.B, chunk))
+            w, e = tape.new(*r2.shape[:-1]), tape.new(*r2.shape[:-1])
+            do(torch.div, r2, BB, out=w)
+            do(w.mul_, -1 / 4)  # -w from here
+            do(torch.exp, w, out=e)
+            do(BB.mul_, e)
+            do(torch.add, r2, BB, out=inverse_f)
+            do(inverse_f.rsqrt_)
+            P = tape.mul(inverse_f, inverse_f)
+            do(P.mul_, inverse_f)
+            do(P.mul_, chunk.of(self.tables.qq))  # P/f^2
+            do(torch.mul, P, e, out=radial)
+            do(torch.add, P, radial, alpha=-1 / 4, out=radial)
+            do(BB.mul_, P)
+            do(torch.addcmul, BB, BB, w, value=-1, out=Z)
+        return inverse_f, radial

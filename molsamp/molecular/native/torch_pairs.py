@@ -1,0 +1,85 @@
+"""All pairs of atoms: E = c12/r^12 - c6/r^6 + qq/r and generalised Born, over chunks of shells (see `torch_rings`).
+
+Chunks keep the buffers within a given size, whatever the number of atoms. When all pairs are one chunk, what a later
+pass needs of them is kept; otherwise it is computed again.
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import cache, partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from molsamp.molecular.native.terms import Terms
+from molsamp.molecular.native.torch_born import BornPasses, BornTables
+from molsamp.molecular.native.torch_rings import Chunk, Geometry, Rings, partners, placement
+from molsamp.molecular.native.torch_tape import Tape
+
+
+class AllPairs:
+    """The pair terms of one System on one device, in tables (K, A, 1)."""
+
+    def __init__(self, terms: Terms, place: Callable[[np.ndarray], Tensor]):
+        self.A, self.K = terms.atoms, terms.atoms // 2
+        table = np.zeros((3, self.K, self.A))
+        table[:, *placement(self.A, *terms.pairs.atoms.T)] = terms.pairs.qq, terms.pairs.c6, terms.pairs.c12
+        self.qq, self.c6, self.c12 = (place(t) for t in table)
+        self.born = None if terms.born is None else BornTables(terms.born, *partners(self.A), place)
+        # pairs without interaction may coincide: their r^2 is moved away from 0, unless Born needs it
+        self.apart = place((table == 0).all(0).astype(float)) if self.born is None else None
+
+    @property
+    def numbers(self) -> int:
+        """About how many numbers a pair of one replica takes in the buffers."""
+        return 12 if self.born is None else 36
+
+    def record(self, tape: Tape, budget: int) -> None:
+        """Adds to E and overwrites F; the buffers take about `budget` numbers, or one shell if that is more."""
+        most = max(1, min(self.K, budget // (self.numbers * self.A * tape.n)))
+        chunks = [Chunk(k, min(k + most, self.K)) for k in range(0, self.K, most)]
+        scope, kept = (nullcontext, cache) if len(chunks) == 1 else (tape.scratch, lambda compute: compute)
+        rings = Rings(tape, most)
+        rings.close(tape.ring)
+        geometry = kept(partial(self._geometry, tape, rings))
+        with tape.scratch():
+            born = None
+            if self.born is not None:
+                born = BornPasses(self.born, tape, rings, geometry, scope, kept)
+                born.radii(chunks)
+                born.slopes(chunks)
+            for chunk in chunks:
+                with scope():
+                    pairs = geometry(chunk)
+                    g = self._central(tape, chunk, pairs.ir)
+                    if born is not None:
+                        born.add_forces(chunk, g)
+                    tape.do(pairs.d.mul_, g)
+                    rings.collect(rings.vectors, rings.vectors, chunk, tape.F, sign=-1)
+
+    def _geometry(self, tape: Tape, rings: Rings, chunk: Chunk) -> Geometry:
+        d = rings.rows(rings.vectors, chunk)
+        tape.do(torch.sub, rings.heads(tape.ring), rings.tails(tape.ring, chunk), out=d)
+        r2 = tape.dot(d, d)
+        if self.apart is not None:
+            tape.do(r2.add_, chunk.of(self.apart))
+        ir = tape.new(*r2.shape[:-1])
+        tape.do(torch.rsqrt, r2, out=ir)
+        return Geometry(d, r2, ir)
+
+    def _central(self, tape: Tape, chunk: Chunk, ir: Tensor) -> Tensor:
+        """Adds the energies c12/r^12 - c6/r^6 + qq/r; returns g of the force g d on the head."""
+        qq, c6, c12 = (chunk.of(table) for table in (self.qq, self.c6, self.c12))
+        g = tape.mul(ir, qq)
+        with tape.scratch():
+            ir2 = tape.mul(ir, ir)
+            ir6 = tape.mul(ir2, ir2)
+            tape.do(ir6.mul_, ir2)
+            ir12 = tape.mul(ir6, ir6)
+            for k, e in ((qq, ir), (-c6, ir6), (c12, ir12)):
+                tape.add_energy(k, e)
+            tape.do(g.addcmul_, ir6, c6, value=-6)
+            tape.do(g.addcmul_, ir12, c12, value=12)
+            tape.do(g.mul_, ir2)
+        return g
