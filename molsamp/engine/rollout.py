@@ -183,7 +183,7 @@ class Recorder:
         self.v = None if start.v is None else start.v.new_empty(frames, *start.v.shape)
         if self.v is not None and start.v is not None:
             self.v[0] = start.v
-        self.z = start.x.new_zeros(frames - 1, *start.x.shape)
+        self.z = start.x.new_empty(frames - 1, *start.x.shape)
         self.energy = start.x.new_empty(frames, len(start))
         self.has_energy = False
         self.log_ratio = torch.zeros(len(start), dtype=torch.float64, device=start.x.device)
@@ -192,6 +192,8 @@ class Recorder:
         j, inside = divmod(k, self.stride)
         if inside == 0 and info.energy is not None:
             self.energy[j], self.has_energy = info.energy, True
+        if inside == 0:
+            self.z[j] = 0.0
         if info.z is not None:
             self.z[j] += _where(moved, info.z)
             if info.u is not None:

@@ -49,7 +49,7 @@ class Energy(ABC):
         """Force alone, kJ/mol/nm; counts as one evaluation per configuration."""
         return self.energy_force(x)[1]
 
-    def __add__(self, other: "Energy") -> "Sum":
+    def __add__(self, other: "Energy") -> "Energy":
         return Sum(self, other)
 
 

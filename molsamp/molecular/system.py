@@ -23,6 +23,7 @@ from torch import Tensor
 
 from molsamp.molecular import checks, potentials, schema
 from molsamp.molecular import cvs as variables
+from molsamp.molecular.ase_energy import ASEEnergy, Calculator, minimise
 from molsamp.molecular.geometry import rmsd
 from molsamp.molecular.schema import Settings, SystemFile
 from molsamp.schema import nearest
@@ -85,35 +86,45 @@ class System:
     cvs: dict[str, variables.CV]
     settings: Settings
     methods: dict[str, dict[str, Any]]
-    _source: openmm.System | str  # the OpenMM System, or the name of a toy potential
+    _source: openmm.System | Calculator | str  # the OpenMM System, quantum chemistry, or the name of a toy potential
 
     def forcefield_system(self) -> openmm.System:
         """A fresh copy of the OpenMM System: no cutoff, flexible bonds, nothing but the physics.
 
         Raises:
-            ValueError: for a toy, which has none.
+            ValueError: for a toy or a calculator, which have none.
         """
         if isinstance(self._source, str):
             raise ValueError(f"{self.name}: a toy potential has no OpenMM System")
+        if isinstance(self._source, Calculator):
+            raise ValueError(f"{self.name}: a calculator's energy has no OpenMM System")
         return copy.deepcopy(self._source)
 
-    def energy(self, tier: str = "auto", dtype: torch.dtype = torch.float64) -> Energy:
+    def energy(self, tier: str = "auto", dtype: torch.dtype = torch.float64, workers: int = 1) -> Energy:
         """A new Energy with its own counter.
 
         Args:
             tier: "lanes" or "torch" = that tier of NativeEnergy; "openmm" or "openmm:PLATFORM" = OpenMMEnergy; "auto" =
-                native where it can do every term of the System, otherwise OpenMM. Toys are analytic ("auto" or "torch").
+                native where it can do every term of the System, otherwise OpenMM. Toys are analytic ("auto" or
+                "torch"), and a calculator is what it is ("auto").
             dtype: arithmetic of the native tiers.
+            workers: processes of an OpenMM tier or a calculator.
         Raises:
             ValueError: for an unknown tier, or one that cannot do this system.
         """
         kind, _, platform = tier.partition(":")
         if kind not in ("auto", "lanes", "torch", "openmm") or (platform and kind != "openmm"):
-            raise ValueError(f"energy tier {tier!r} is unknown; allowed are auto, lanes, torch, openmm, openmm:PLATFORM")
+            raise ValueError(
+                f"energy tier {tier!r} is unknown; allowed are auto, lanes, torch, openmm, openmm:PLATFORM"
+            )
         if isinstance(self._source, str):
             if kind not in ("auto", "torch"):
                 raise ValueError(f"{self.name}: a toy potential has no tier {kind!r}; allowed are auto and torch")
             return _POTENTIALS[self._source]()
+        if isinstance(self._source, Calculator):
+            if kind != "auto":
+                raise ValueError(f"{self.name}: the energy is a calculator's ({self._source.tier}); allowed is auto")
+            return ASEEnergy(self._source, workers)
         from molsamp.molecular.native.energy import NativeEnergy
         from molsamp.molecular.openmm_energy import OpenMMEnergy
 
@@ -123,7 +134,7 @@ class System:
             except ValueError:
                 if kind != "auto":
                     raise
-        return OpenMMEnergy(self._source, platform=platform or "auto")
+        return OpenMMEnergy(self._source, platform=platform or "auto", workers=workers)
 
     @property
     def kT(self) -> float:
@@ -228,12 +239,19 @@ def _molecule(file: Path, spec: SystemFile) -> System:
     first, *others = structures.values()
     for other in others:
         checks.check_same_topology(first, other)
-    source = _openmm_system(file, spec, first)
+    source: openmm.System | Calculator
+    if spec.energy.calculator is not None:  # no bonds to check: a reaction's states differ in them
+        source, masses = _calculator(spec, first)
+        energy = ASEEnergy(source)
+        relaxed = [_minimised(s, energy, spec.energy.tolerance) for s in structures.values()]
+    else:
+        source = _openmm_system(file, spec, first)
+        for structure in structures.values():
+            checks.check_bonds(structure, source)
+        masses = [source.getParticleMass(i)._value for i in range(source.getNumParticles())]
+        relaxed = relax(source, [s.x for s in structures.values()], spec.energy.tolerance)
     for structure in structures.values():
-        checks.check_bonds(structure, source)
         checks.check_chirality(structure)
-    masses = [source.getParticleMass(i)._value for i in range(source.getNumParticles())]
-    relaxed = relax(source, [s.x for s in structures.values()], spec.energy.tolerance)
     minima = {name: torch.from_numpy(x) for name, x in zip(structures, relaxed, strict=True)}
     system = _finish(file, spec, minima, torch.tensor(masses, dtype=torch.float64), first.topology, source)
     for name, structure in structures.items():
@@ -241,16 +259,36 @@ def _molecule(file: Path, spec: SystemFile) -> System:
     return system
 
 
+def _calculator(spec: SystemFile, structure: checks.Structure) -> tuple[Calculator, list[float]]:
+    """The calculator of the energy table for the elements of a PDB file, and their masses in Da."""
+    table, elements = spec.energy, [atom.element for atom in structure.topology.atoms()]
+    if None in elements:
+        raise ValueError(f"{structure.file}: {structure.atom(elements.index(None))} has no element (columns 77-78)")
+    assert table.calculator is not None
+    numbers = tuple(element.atomic_number for element in elements)
+    calculator = Calculator(numbers, table.calculator, table.calculator_settings, table.charge, table.multiplicity)
+    return calculator, [element.mass._value for element in elements]
+
+
+def _minimised(structure: checks.Structure, energy: Energy, tolerance: float) -> Float[np.ndarray, "A 3"]:
+    try:
+        return minimise(energy, structure.x, tolerance)
+    except ValueError as error:
+        raise ValueError(f"{structure.file}: {error}") from None
+
+
 def _openmm_system(file: Path, spec: SystemFile, structure: checks.Structure) -> openmm.System:
     """The OpenMM System of the energy table, checked: no cutoff, flexible, nothing but the physics."""
     import openmm
     from openmm import app
 
+    from molsamp.molecular.openmm_energy import deserialise
+
     table = spec.energy
     if table.system is not None:
         path = file.parent / table.system
         try:
-            source = openmm.XmlSerializer.deserialize(path.read_text(encoding="utf-8"))
+            source = deserialise(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
         except (openmm.OpenMMException, ValueError) as error:
@@ -310,7 +348,7 @@ def _finish(
     minima: dict[str, Tensor],
     masses: Tensor | None,
     topology: app.Topology | None,
-    source: openmm.System | str,
+    source: openmm.System | Calculator | str,
 ) -> System:
     """Put the parts together: CVs, states with their CV values, and the check that no two states overlap."""
     event = tuple(next(iter(minima.values())).shape)

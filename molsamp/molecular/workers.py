@@ -54,7 +54,10 @@ class Workers:
             raise ValueError(f"got workers = {count}; allowed is 1 or more")
         order = {"build": build, "settings": dict(settings), "parent": os.getpid(), "path": sys.path}
         self._count = count
-        self._order = json.dumps(order).encode() + b"\n"
+        try:
+            self._order = json.dumps(order).encode() + b"\n"
+        except TypeError as error:
+            raise ValueError(f"settings of a worker are numbers, text, lists and tables: {error}") from None
         self._workers: list[_Worker] = []
         weakref.finalize(self, _stop, self._workers)
         self._start()
@@ -181,7 +184,7 @@ def _nothing(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _leave_with(parent: int) -> None:
     while os.getppid() == parent:
-        time.sleep(1)
+        time.sleep(0.5)
     os._exit(1)
 
 

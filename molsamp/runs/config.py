@@ -39,7 +39,7 @@ class PathsConfig(Strict):
     timestep: Time | None = Field(None, gt=0, description="ps (toy systems: reduced units)")
     friction: Rate | None = Field(None, gt=0, description="1/ps; none where the dynamics is overdamped")
     paths: int = Field(64, ge=1, description="number of evaluation paths")
-    energy: str = Field("auto", description="auto | torch | openmm | openmm:PLATFORM")
+    energy: str = Field("auto", description="auto | lanes | torch | openmm | openmm:PLATFORM")
     device: str = Field("cpu", description="cpu")
     threads: int = Field(1, ge=1, description="of torch; the same number gives the same bytes")
 

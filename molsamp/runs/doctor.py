@@ -52,11 +52,25 @@ def tools() -> dict[str, str]:
 
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none that torch can use"
     found = {name: _release(name) for name in ("c++", "nvcc") if shutil.which(name)}
-    return {"OpenMM platforms": ", ".join(platforms()), "GPU": gpu, **(found or {"compilers": "none"})}
+    return {
+        "OpenMM platforms": ", ".join(platforms()),
+        "native lanes": lanes(),
+        "GPU": gpu,
+        **(found or {"compilers": "none"}),
+    }
+
+
+def lanes() -> str:
+    """Return the width, the threads and the kernel cache of the CPU tier."""
+    from molsamp.molecular.native.compiling import cache_folder
+    from molsamp.molecular.native.executor import WIDTH, threads_here
+
+    width = ", ".join(f"{w} x {str(dtype).removeprefix('torch.')}" for dtype, w in WIDTH.items())
+    return f"{width}; {threads_here()} threads; kernels in {cache_folder() or 'no folder: compiled at each start'}"
 
 
 def energies_agree() -> list[Check]:
-    """Compare the torch tier with OpenMM Reference on four shaken structures, relative to the largest force."""
+    """Compare the native tiers with OpenMM Reference on four shaken structures, relative to the largest force."""
     import torch
 
     from molsamp.engine.noise import Noise
@@ -65,12 +79,14 @@ def energies_agree() -> list[Check]:
     system = load(SYSTEM)
     ids = torch.arange(4)
     x = system.states[system.settings.start].x + 0.005 * Noise(0).normal(0, ids, system.event, torch.float64)
-    e, f = system.energy("torch").energy_force(x)
     e_ref, f_ref = system.energy("openmm:Reference").energy_force(x)
-    return [
-        Check("torch energy against OpenMM, relative", float((e - e_ref).abs().max() / e_ref.abs().max()), 1e-9),
-        Check("torch force against OpenMM, relative", float((f - f_ref).abs().max() / f_ref.abs().max()), 1e-9),
-    ]
+    checks = []
+    for tier in ("lanes", "torch"):
+        e, f = system.energy(tier).energy_force(x)
+        errors = (e - e_ref).abs().max() / e_ref.abs().max(), (f - f_ref).abs().max() / f_ref.abs().max()
+        for what, error in zip(("energy", "force"), errors, strict=True):
+            checks.append(Check(f"{tier} {what} against OpenMM, relative", float(error), 1e-9))
+    return checks
 
 
 def density_is_the_samplers() -> list[Check]:

@@ -1,7 +1,7 @@
 """How numba kernels are compiled and kept on disk.
 
 numba looks only at the file of a kernel to decide whether a stored one is stale, so the folder is named by a hash of
-all sources of this package, of numba and of the processor: stale kernels are never found.
+all files that kernels are made of, of numba and of the processor: stale kernels are never found.
 """
 
 import hashlib
@@ -10,13 +10,15 @@ import sys
 import warnings
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import llvmlite
 import numba
 from llvmlite import binding
 from numba import njit
 
-OPTIONS = {"nogil": True, "error_model": "numpy"}
+SOURCES = ("compiling", "lanes", "stepping", "terms", "vector")
+OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 kernel = njit(**OPTIONS)
 """An inner kernel: compiled into the entries that use it."""
@@ -58,8 +60,7 @@ def cache_folder() -> Path | None:
 
 
 def _fingerprint() -> str:
-    sources = sorted(Path(__file__).parent.glob("*.py"))
-    parts = [file.read_bytes() for file in sources]
+    parts = [(Path(__file__).parent / f"{name}.py").read_bytes() for name in SOURCES]
     parts += [v.encode() for v in (numba.__version__, llvmlite.__version__, binding.get_host_cpu_name())]
     parts.append(binding.get_host_cpu_features().flatten().encode())
     return hashlib.blake2b(b"\0".join(parts), digest_size=8).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from molsamp.molecular.bias import GridBias
+from molsamp.molecular.cvs import Distance, Torsion
 from molsamp.molecular.energies import Energy
 from molsamp.molecular.native.executor import Lanes
 from molsamp.molecular.native.terms import Terms
@@ -69,6 +72,14 @@ class NativeEnergy(Energy):
         from molsamp.molecular.native.reading import read
 
         return cls(read(system), dtype, tier, threads)
+
+    def __add__(self, other: Energy) -> Energy:
+        """With a grid bias on torsions and distances: one native energy, so that rollouts stay native."""
+        if isinstance(other, GridBias) and all(isinstance(cv, Torsion | Distance) for cv in other.cvs):
+            terms = replace(self.terms, grids=self.terms.grids.joined(other.grids()))
+            threads = self.executor.threads if self.executor else None
+            return NativeEnergy(terms, self.dtype, self.tier.partition("-")[0], threads)
+        return super().__add__(other)
 
     def _count(self, evaluations: int) -> None:
         self.evaluations += evaluations

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 import torch
@@ -79,12 +79,13 @@ class Lanes:
         if start.x.dtype != self.dtype or start.x.device.type != "cpu" or not table:
             return None
         sets: dict[tuple[int, ...], int] = {}
-        programs, kind = [], np.empty(len(table), np.int64)
+        programs: list[list[Line]] = []
+        kind = np.empty(len(table), np.int64)
         for k, row in enumerate(table):
-            evaluation, *lines = row.program
-            key = tuple(map(id, lines))
+            key = tuple(map(id, row.program[1:]))
             if key not in sets:
-                if not isinstance(evaluation, Evaluate) or not all(map(_plain, lines)):
+                lines = [verb for verb in row.program[1:] if _plain(verb)]
+                if not isinstance(row.program[0], Evaluate) or len(lines) < len(key):
                     return None
                 sets[key] = len(programs)
                 programs.append(lines)
@@ -170,7 +171,7 @@ class Lanes:
             list(_pool(shares).map(work, cuts[:-1], cuts[1:], self._scratch))
 
 
-def _plain(line: object) -> bool:
+def _plain(line: object) -> TypeGuard[Line]:
     """Whether a verb is a Line of x or v that reads the newest evaluation alone, with one coefficient an atom."""
     if not isinstance(line, Line) or len(line.weights) > 1 or not {line.block, *line.keep} <= {"x", "v"}:
         return False

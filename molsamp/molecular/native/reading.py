@@ -20,6 +20,7 @@ from molsamp.molecular.native.terms import TORSION, Angles, Bonds, Born, Grids, 
 from molsamp.molecular.openmm_energy import refuse_constraints
 
 __all__ = ["coulomb_constant", "read"]
+_FLAT = 1e-12  # a phase written 3.14159265359 means pi; torsions without sines are cheaper
 
 
 def read(system: openmm.System) -> Terms:
@@ -159,7 +160,8 @@ def _periodic_torsion(force: openmm.PeriodicTorsionForce, found: _Found) -> None
     for *atoms, n, phase, k in _rows(force.getTorsionParameters, force.getNumTorsions(), found, 4, 7):
         if n < 1:
             raise Refusal(f"periodicity {int(n)}", "1 and above")
-        found.add_torsion(atoms, [(int(n), k * np.cos(phase), k * np.sin(phase))])
+        sine = np.sin(phase) if abs(np.sin(phase)) > _FLAT else 0.0
+        found.add_torsion(atoms, [(int(n), k * np.cos(phase), k * sine)])
         found.constant += k
 
 

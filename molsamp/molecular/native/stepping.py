@@ -239,11 +239,13 @@ def push_log_ratio(out, u, z, status, first, size, scratch, like, W):
 
 
 @kernel
-def flush(zsum, Z, j, first, size, W):
-    """Z[j] += zsum <- 0."""
-    for w in range(min(W, Z.shape[1] - first)):
-        for c in range(size):
-            Z[j, first + w, c] += zsum[c * W + w]
+def flush(zsum, Z, j, begun, first, size, W):
+    """Z[j] <- zsum, added to what an earlier stretch left where that one has begun the frame; zsum <- 0."""
+    if begun:
+        for w in range(min(W, Z.shape[1] - first)):
+            for c in range(size):
+                zsum[c * W + w] += Z[j, first + w, c]
+    from_lanes(zsum, Z[j], first, W)
     for c in range(len(zsum)):
         zsum[c] = 0.0
 
@@ -291,12 +293,13 @@ def advance(x, v, begin, end, W, t, run, record, scratch):
             for c in range(0, size * W, W):
                 store(zsum, c, load(zsum, c) + load(z, c))
             if inside == record.stride - 1:
-                flush(zsum, record.z, j, first, size, W)
+                flush(zsum, record.z, j, j * record.stride < run.first, first, size, W)
                 from_lanes(xs, record.x[j + 1], first, W)
                 if v.shape[1]:
                     from_lanes(vs, record.v[j + 1], first, W)
-        if (run.first + run.rows) % record.stride:
-            flush(zsum, record.z, (run.first + run.rows) // record.stride, first, size, W)
+        j = (run.first + run.rows) // record.stride
+        if j * record.stride < run.first + run.rows:
+            flush(zsum, record.z, j, j * record.stride < run.first, first, size, W)
         from_lanes(xs, x, first, W)
         if v.shape[1]:
             from_lanes(vs, v, first, W)

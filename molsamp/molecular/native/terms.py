@@ -5,7 +5,7 @@ Both tiers are built from `Terms`, and nothing else knows where the numbers came
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -53,7 +53,7 @@ class Torsions:
 class Grids:
     """Bicubic functions of two variables: correction maps (CMAP) and grid biases.
 
-    E = (1, u, u^2, u^3) c (1, v, v^2, v^3)^T in patch (i, j), with i + u = (s_1 - origin_1) / spacing_1, likewise j + v.
+    E = (1, u, u^2, u^3) c (1, v, v^2, v^3)^T in patch (i, j), i + u = (s_1 - origin_1) / spacing_1, likewise j + v.
     Patch (i, j) of grid g is row offset + i size_2 + j of `patches`. A periodic axis wraps; outside an axis that does
     not, E goes on as E + E_u du + E_v dv + E_uv du dv from the edge. A grid of one variable has a second axis "none"
     of one patch on which E does not depend.
@@ -67,6 +67,12 @@ class Grids:
     periodic: Int[np.ndarray, "G 2"]  # 1 or 0
     offset: Int[np.ndarray, " G"]
     patches: Float[np.ndarray, "R 4 4"]
+
+    def joined(self, other: Grids) -> Grids:
+        """Both sets of grids."""
+        shifted = replace(other, offset=other.offset + len(self.patches))
+        columns = [[getattr(g, field.name) for g in (self, shifted)] for field in fields(Grids)]
+        return Grids(*map(np.concatenate, columns))
 
 
 TORSION, DISTANCE, NONE = 0, 1, 2

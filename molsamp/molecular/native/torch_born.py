@@ -64,14 +64,14 @@ class BornPasses:
     def radii(self, chunks: Sequence[Chunk]) -> None:
         """Pass 1: I, then B and d ln B/dI. A radius that is not positive becomes NaN."""
         t, tape, do = self.tables, self.tape, self.tape.do
-        H, B = self.rings.scalars, self.B[: tape.atoms]
+        H, B, psi = self.rings.scalars, self.B[: tape.atoms], self.inverse_B  # psi for the time being
+        do(psi.zero_)
+        for chunk in chunks:
+            with self.scope():
+                self.descreening(chunk)
+                self.rings.collect(H[0], H[1], chunk, psi)
         with tape.scratch():
-            psi, tanh, slope = tape.new(tape.atoms), tape.new(tape.atoms), tape.new(tape.atoms)
-            do(psi.zero_)
-            for chunk in chunks:
-                with self.scope():
-                    self.descreening(chunk)
-                    self.rings.collect(H[0], H[1], chunk, psi)
+            tanh, slope = tape.new(tape.atoms), tape.new(tape.atoms)
             do(psi.mul_, t.o_atom)
             do(torch.mul, psi, t.gamma, out=tanh)  # al - be psi + ga psi^2, and al - 2 be psi + 3 ga psi^2
             do(torch.mul, tanh, 3, out=slope)

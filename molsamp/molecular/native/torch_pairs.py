@@ -23,9 +23,9 @@ class AllPairs:
 
     def __init__(self, terms: Terms, place: Callable[[np.ndarray], Tensor]):
         self.A, self.K = terms.atoms, terms.atoms // 2
-        table = np.zeros((3, self.K, self.A))
-        table[:, *placement(self.A, *terms.pairs.atoms.T)] = terms.pairs.qq, terms.pairs.c6, terms.pairs.c12
-        self.qq, self.c6, self.c12 = (place(t) for t in table)
+        table = np.zeros((3, self.K, self.A))  # of 1/r, 1/r^6 and 1/r^12
+        table[:, *placement(self.A, *terms.pairs.atoms.T)] = terms.pairs.qq, -terms.pairs.c6, terms.pairs.c12
+        self.k = place(table)
         self.born = None if terms.born is None else BornTables(terms.born, *partners(self.A), place)
         # pairs without interaction may coincide: their r^2 is moved away from 0, unless Born needs it
         self.apart = place((table == 0).all(0).astype(float)) if self.born is None else None
@@ -52,7 +52,7 @@ class AllPairs:
             for chunk in chunks:
                 with scope():
                     pairs = geometry(chunk)
-                    g = self._central(tape, chunk, pairs.ir)
+                    g = self._central(tape, chunk, pairs.powers)
                     if born is not None:
                         born.add_forces(chunk, g)
                     tape.do(pairs.d.mul_, g)
@@ -64,22 +64,21 @@ class AllPairs:
         r2 = tape.dot(d, d)
         if self.apart is not None:
             tape.do(r2.add_, chunk.of(self.apart))
-        ir = tape.new(*r2.shape[:-1])
-        tape.do(torch.rsqrt, r2, out=ir)
-        return Geometry(d, r2, ir)
+        powers = tape.new(3, *r2.shape[:-1])
+        tape.do(torch.rsqrt, r2, out=powers[0])
+        return Geometry(d, r2, powers)
 
-    def _central(self, tape: Tape, chunk: Chunk, ir: Tensor) -> Tensor:
+    def _central(self, tape: Tape, chunk: Chunk, powers: Tensor) -> Tensor:
         """Adds the energies c12/r^12 - c6/r^6 + qq/r; returns g of the force g d on the head."""
-        qq, c6, c12 = (chunk.of(table) for table in (self.qq, self.c6, self.c12))
-        g = tape.mul(ir, qq)
-        with tape.scratch():
-            ir2 = tape.mul(ir, ir)
-            ir6 = tape.mul(ir2, ir2)
-            tape.do(ir6.mul_, ir2)
-            ir12 = tape.mul(ir6, ir6)
-            for k, e in ((qq, ir), (-c6, ir6), (c12, ir12)):
-                tape.add_energy(k, e)
-            tape.do(g.addcmul_, ir6, c6, value=-6)
-            tape.do(g.addcmul_, ir12, c12, value=12)
-            tape.do(g.mul_, ir2)
+        do, k = tape.do, chunk.of(self.k)
+        ir, ir6, ir12 = powers
+        ir2 = tape.mul(ir, ir)
+        do(torch.mul, ir2, ir2, out=ir6)
+        do(ir6.mul_, ir2)
+        do(torch.mul, ir6, ir6, out=ir12)
+        tape.add_energy(k, powers)
+        g = tape.mul(ir, k[0])
+        do(g.addcmul_, ir6, k[1], value=6)
+        do(g.addcmul_, ir12, k[2], value=12)
+        do(g.mul_, ir2)
         return g

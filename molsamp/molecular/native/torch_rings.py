@@ -48,11 +48,16 @@ class Chunk:
 
 
 class Geometry(NamedTuple):
-    """Of the pairs in a chunk: d = x_head - x_tail (3, shells, A, n), r^2 and 1/r (shells, A, n)."""
+    """Of the pairs in a chunk: d = x_head - x_tail (3, shells, A, n), r^2, and 1/r with room for two higher powers."""
 
     d: Tensor
     r2: Tensor
-    ir: Tensor
+    powers: Tensor  # (3, shells, A, n)
+
+    @property
+    def ir(self) -> Tensor:
+        """1/r, (shells, A, n)."""
+        return self.powers[0]
 
 
 class Rings:

@@ -64,9 +64,10 @@ class Tape:
         self.do(torch.mul, a, b, out=out)
         return out
 
-    def dot(self, a: Tensor, b: Tensor) -> Tensor:
+    def dot(self, a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
         """a . b of vectors along the first axis."""
-        out = self.mul(a[0], b[0])
+        out = self.new(*a.shape[1:-1]) if out is None else out
+        self.do(torch.mul, a[0], b[0], out=out)
         self.do(out.addcmul_, a[1], b[1])
         self.do(out.addcmul_, a[2], b[2])
         return out

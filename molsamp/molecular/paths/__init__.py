@@ -30,7 +30,7 @@ def make(
         settings: an instance of that method's model.
         seed: of all randomness.
         paths: number of paths drawn at the end.
-        energy: tier, "auto", "torch" or "openmm[:PLATFORM]".
+        energy: tier, "auto", "lanes", "torch" or "openmm[:PLATFORM]".
         device: "cpu"; path samplers do not place their tensors anywhere else yet.
 
     Raises:

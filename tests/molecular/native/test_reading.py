@@ -110,6 +110,13 @@ def test_equal_terms_are_merged_and_idle_ones_dropped():
     assert terms.torsions.constant == 2.0
 
 
+def test_phases_of_zero_and_pi_leave_no_sines():
+    """Whether pi has 16 digits or 12, as in amber99sbildn.xml; another phase keeps its sine."""
+    for name in ("ff14SB", "ff99SB-ILDN"):
+        assert not read(builders.peptide("AWK", name)[0]).torsions.sine.any()
+    assert read(builders.system(builders.torsions(np.random.default_rng(0)))).torsions.sine.any()
+
+
 def test_an_empty_system():
     terms = read(builders.system())
     assert reference.energies(terms, builders.frames(2)).tolist() == [0.0, 0.0]
