@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -178,12 +179,12 @@ class Recorder:
     def __init__(self, start: Particles, rows: int, stride: int):
         frames = rows // stride + 1
         self.stride = stride
-        self.x = start.x.new_empty(frames, *start.x.shape)
+        self.x = _frames(start.x, frames)
         self.x[0] = start.x
-        self.v = None if start.v is None else start.v.new_empty(frames, *start.v.shape)
+        self.v = None if start.v is None else _frames(start.v, frames)
         if self.v is not None and start.v is not None:
             self.v[0] = start.v
-        self.z = start.x.new_empty(frames - 1, *start.x.shape)
+        self.z = _frames(start.x, frames - 1)
         self.energy = start.x.new_empty(frames, len(start))
         self.has_energy = False
         self.log_ratio = torch.zeros(len(start), dtype=torch.float64, device=start.x.device)
@@ -213,6 +214,15 @@ class Recorder:
         kept = torch.as_tensor(times, dtype=torch.float64)[:: self.stride]
         final = p.evolve(logw=p.logw - self.log_ratio)
         return Path(kept, self.x, self.v, self.z, energy, self.log_ratio, final, self.stride, memory)
+
+
+def _frames(like: Tensor, frames: int) -> Tensor:
+    """Memory for frames. On the CPU it comes from numpy, which asks for huge pages: with small ones the page faults of
+    a long record cost more than native steps."""
+    shape = (frames, *like.shape)
+    if like.device.type != "cpu" or like.dtype not in (torch.float32, torch.float64):
+        return like.new_empty(shape)
+    return torch.from_numpy(np.empty(shape, np.float32 if like.dtype == torch.float32 else np.float64))
 
 
 def _where(moved: Tensor | None, a: Tensor) -> Tensor:

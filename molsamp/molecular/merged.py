@@ -57,7 +57,8 @@ class MergedEnergy(OpenMMEnergy):
     ):
         super().__init__(system, platform, threads, precision=precision, device=device)
         name = self.tier.removeprefix("openmm-")
-        properties = context_properties(openmm.Platform.getPlatformByName(name), threads, precision, device)
+        known = openmm.Platform.getPlatformByName(name).getPropertyNames()
+        properties = context_properties(known, threads, precision, device)
         self._copies = copies
         self._context = ContextRows(merge(system, copies), name, properties).context
         self.tier = f"openmm-{name}-merged"

@@ -1,5 +1,6 @@
 """OpenMMEnergy: any openmm.System as a batched, counted energy; and whether a System may carry a path density."""
 
+from collections.abc import Collection
 from xml.etree import ElementTree
 
 import openmm
@@ -54,7 +55,7 @@ class OpenMMEnergy(Energy):
         device: int | None = None,
     ):
         name = _pick(system) if platform == "auto" else platform
-        properties = context_properties(_platform(name), threads, precision, device)
+        properties = context_properties(_platform(name).getPropertyNames(), threads, precision, device)
         refuse_small_box(system)
         self._rows: Rows
         if workers == 1:
@@ -76,9 +77,9 @@ def platforms() -> list[str]:
 
 
 def context_properties(
-    platform: openmm.Platform, threads: int = 1, precision: str = "mixed", device: int | None = None
+    known: Collection[str], threads: int = 1, precision: str = "mixed", device: int | None = None
 ) -> dict[str, str]:
-    """Those of our settings that a platform knows: deterministic sums always, threads on CPU, the rest on GPUs.
+    """Those of our settings whose names are known to a platform: deterministic sums always, threads on CPU, the rest on GPUs.
 
     Raises:
         ValueError: an unknown precision.
@@ -88,7 +89,7 @@ def context_properties(
     wanted = {"DeterministicForces": "true", "Threads": str(threads), "Precision": precision}
     if device is not None:
         wanted["DeviceIndex"] = str(device)
-    return {key: value for key, value in wanted.items() if key in platform.getPropertyNames()}
+    return {key: value for key, value in wanted.items() if key in known}
 
 
 def serialise(system: openmm.System) -> str:

@@ -47,19 +47,18 @@ class BornTables:
 
 
 class BornPasses:
-    """The passes on one tape.
+    """The passes on one tape. What is kept of a pair from pass to pass are three numbers: dI/dr of its two atoms, and g.
 
     Args:
         geometry: records d, r^2 and 1/r of a chunk.
         scope: what a chunk is recorded in.
-        kept: caches what is recorded for a later pass, where there is room for it.
     """
 
-    def __init__(self, tables: BornTables, tape: Tape, rings: Rings, geometry: Callable, scope: Callable, kept: Callable):
+    def __init__(self, tables: BornTables, tape: Tape, rings: Rings, geometry: Callable, scope: Callable):
         self.tables, self.tape, self.rings, self.geometry, self.scope = tables, tape, rings, geometry, scope
-        self.descreening, self.screening = kept(self._descreening), kept(self._screening)
         self.B, self.slope = rings.new(), rings.new()  # Born radii; dE/dI
         self.inverse_B, self.chain = tape.new(tape.atoms), tape.new(tape.atoms)  # 1/B; d ln B/dI
+        self.dI, self.g = tape.new(2, *tables.qq.shape[:-1]), tape.new(*tables.qq.shape[:-1])
 
     def radii(self, chunks: Sequence[Chunk]) -> None:
         """Pass 1: I, then B and d ln B/dI. A radius that is not positive becomes NaN."""
@@ -68,7 +67,7 @@ class BornPasses:
         do(psi.zero_)
         for chunk in chunks:
             with self.scope():
-                self.descreening(chunk)
+                self._descreen(chunk)
                 self.rings.collect(H[0], H[1], chunk, psi)
         with tape.scratch():
             tanh, slope = tape.new(tape.atoms), tape.new(tape.atoms)
@@ -99,8 +98,7 @@ class BornPasses:
         do(slope.zero_)
         for chunk in chunks:
             with self.scope():
-                inverse_f, _ = self.screening(chunk)
-                tape.add_energy(chunk.of(t.qq), inverse_f)
+                self._screen(chunk)
                 self.rings.collect(Z, Z, chunk, slope)
         do(slope.mul_, -0.5)
         tape.add_energy(t.self_energy, self.inverse_B)
@@ -118,24 +116,22 @@ class BornPasses:
 
     def add_forces(self, chunk: Chunk, g: Tensor) -> None:
         """Pass 3: adds to g of the force g d on the head."""
-        tape, do = self.tape, self.tape.do
-        dH, (_, radial) = self.descreening(chunk), self.screening(chunk)
+        tape, do, dI = self.tape, self.tape.do, chunk.of(self.dI)
         with tape.scratch():
-            G = tape.mul(dH[0], self.rings.heads(self.slope))
-            do(G.addcmul_, dH[1], self.rings.tails(self.slope, chunk))
-            do(g.add_, radial)
+            G = tape.mul(dI[0], self.rings.heads(self.slope))
+            do(G.addcmul_, dI[1], self.rings.tails(self.slope, chunk))
+            do(g.add_, chunk.of(self.g))
             do(g.addcmul_, G, self.geometry(chunk).ir, value=-1)
 
-    def _descreening(self, chunk: Chunk) -> Tensor:
-        """dI/dr of both atoms of each pair, (2, shells, A, n); what they get for I is left in the padded scalars.
+    def _descreen(self, chunk: Chunk) -> None:
+        """H of both atoms of each pair, left in the padded scalars, and dI/dr.
 
         dH/dr = -(1 + s^2/r^2)(1/L^2 - 1/U^2)/8 + ln(U/L)/(4 r^2), + 1/L^2 where s swallows the atom, s - r > o: there
         L = s - r. GBSAOBCForce adds 1/o - 1/L to H of such an atom, which takes the last term away again.
         """
         t, tape, do = self.tables, self.tape, self.tape.do
         o, s, ir = chunk.of(t.o), chunk.of(t.s), self.geometry(chunk).ir
-        H = self.rings.rows(self.rings.scalars, chunk)
-        dH = tape.new(*H.shape[:-1])
+        H, dH = self.rings.rows(self.rings.scalars, chunk), chunk.of(self.dI)
         with tape.scratch():
             r, z = tape.mul(self.geometry(chunk).r2, ir), tape.mul(ir, ir)
             z = tape.mul(z, chunk.of(t.s2))
@@ -170,7 +166,6 @@ class BornPasses:
                 do(H.addcmul_, inside, L)
             if t.neck is not None:
                 self._add_neck(chunk, r, H, dH)
-        return dH
 
     def _add_neck(self, chunk: Chunk, r: Tensor, H: Tensor, dH: Tensor) -> None:
         """N = m0 / (1 + 100 q^2 + 0.3e6 q^6) with q = r - d0, within the cut."""
@@ -195,25 +190,24 @@ class BornPasses:
         do(H.add_, N)
         do(dH.addcmul_, N, q, value=-1)
 
-    def _screening(self, chunk: Chunk) -> tuple[Tensor, Tensor]:
-        """1/f and P (1 - e/4)/f^2 of each pair, (shells, A, n); (P/f^2) e (1 + w) B_i B_j is left in the scalars."""
-        tape, do, r2 = self.tape, self.tape.do, self.geometry(chunk).r2
+    def _screen(self, chunk: Chunk) -> None:
+        """Adds E = P, keeps g = P (1 - e/4)/f^2, and leaves (P/f^2) e (1 + w) B_i B_j in the padded scalars."""
+        tape, do, r2, qq, g = self.tape, self.tape.do, self.geometry(chunk).r2, chunk.of(self.tables.qq), chunk.of(self.g)
         Z = self.rings.rows(self.rings.scalars[0], chunk)
-        inverse_f, radial = tape.new(*r2.shape[:-1]), tape.new(*r2.shape[:-1])
         with tape.scratch():
             BB = tape.mul(self.rings.heads(self.B), self.rings.tails(self.B, chunk))
-            w, e = tape.new(*r2.shape[:-1]), tape.new(*r2.shape[:-1])
+            w, e, f = (tape.new(*r2.shape[:-1]) for _ in range(3))
             do(torch.div, r2, BB, out=w)
             do(w.mul_, -1 / 4)  # -w from here
             do(torch.exp, w, out=e)
             do(BB.mul_, e)
-            do(torch.add, r2, BB, out=inverse_f)
-            do(inverse_f.rsqrt_)
-            P = tape.mul(inverse_f, inverse_f)
-            do(P.mul_, inverse_f)
-            do(P.mul_, chunk.of(self.tables.qq))  # P/f^2
-            do(torch.mul, P, e, out=radial)
-            do(torch.add, P, radial, alpha=-1 / 4, out=radial)
+            do(torch.add, r2, BB, out=f)
+            do(f.rsqrt_)  # 1/f from here
+            tape.add_energy(qq, f)
+            P = tape.mul(f, f)
+            do(P.mul_, f)
+            do(P.mul_, qq)  # P/f^2
+            do(torch.mul, P, e, out=g)
+            do(torch.add, P, g, alpha=-1 / 4, out=g)
             do(BB.mul_, P)
             do(torch.addcmul, BB, BB, w, value=-1, out=Z)
-        return inverse_f, radial

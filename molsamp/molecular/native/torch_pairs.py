@@ -39,14 +39,16 @@ class AllPairs:
         """Adds to E and overwrites F; the buffers take about `budget` numbers, or one shell if that is more."""
         most = max(1, min(self.K, budget // (self.numbers * self.A * tape.n)))
         chunks = [Chunk(k, min(k + most, self.K)) for k in range(0, self.K, most)]
-        scope, kept = (nullcontext, cache) if len(chunks) == 1 else (tape.scratch, lambda compute: compute)
+        whole = len(chunks) == 1
+        scope = nullcontext if whole else tape.scratch
         rings = Rings(tape, most)
         rings.close(tape.ring)
-        geometry = kept(partial(self._geometry, tape, rings))
+        geometry = partial(self._geometry, tape, rings)
+        geometry = cache(geometry) if whole else geometry
         with tape.scratch():
             born = None
             if self.born is not None:
-                born = BornPasses(self.born, tape, rings, geometry, scope, kept)
+                born = BornPasses(self.born, tape, rings, geometry, scope)
                 born.radii(chunks)
                 born.slopes(chunks)
             for chunk in chunks:

@@ -115,6 +115,11 @@ def test_an_edited_expression_is_refused_and_quoted(make, old, new, words):
         read(builders.system(force))
 
 
+def _summed(force, kind):
+    """The cross term over another set of particles or pairs."""
+    force.setEnergyTermParameters(2, force.getEnergyTermParameters(2)[0], kind)
+
+
 def _cutoff(force):
     force.setNonbondedMethod(force.CutoffNonPeriodic)
 
@@ -128,6 +133,8 @@ def _cutoff(force):
         (builders.obc2(np.random.default_rng(0), cutoff=1.0), None, "energy term 0 = .*cutoff=1"),
         (builders.obc2(np.random.default_rng(0)), _cutoff, "NoCutoff"),
         (builders.gbsa_obc(np.random.default_rng(0)), _cutoff, "NoCutoff"),
+        (builders.obc2(np.random.default_rng(0)), lambda f: _summed(f, f.ParticlePair), "energy term 2 = "),
+        (builders.obc2(np.random.default_rng(0)), lambda f: _summed(f, f.SingleParticle), "energy term 2 = "),
         (builders.obc2(np.random.default_rng(0)), lambda f: f.addExclusion(0, 1), "1 exclusions"),
         (builders.obc2(np.random.default_rng(0)), lambda f: f.addGlobalParameter("a", 1.0), "1 .*global"),
         (builders.obc2(np.random.default_rng(0)), lambda f: f.addEnergyTerm("B", f.SingleParticle), "energy term"),
