@@ -26,7 +26,7 @@ lint: .venv/test
 
 .venv/test: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[test,build]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[test,build,reactions]"
 	touch $@ .venv/core
 
 clean:

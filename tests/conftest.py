@@ -3,6 +3,8 @@
 import torch
 from jaxtyping import install_import_hook
 
+import molsamp.molecular.native.stepping  # noqa: F401  before the hook: numba compiles functions, not checked ones
+
 CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"  # the tower: an int is a float
 
 torch.set_num_threads(1)

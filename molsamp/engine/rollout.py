@@ -23,6 +23,7 @@ class Source(Protocol):
     def normal(self, step, ids: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor: ...
 
 
+@runtime_checkable
 class Executor(Protocol):
     """Native code that carries particles over many rows at once; a field offers one as its attribute `executor`.
 

@@ -13,6 +13,8 @@ from torch import Tensor
 from molsamp.molecular.energies import Energy
 from molsamp.molecular.workers import Workers
 
+_STEP = 0.01  # nm, the length of L-BFGS's first step, which is 1 in its variables
+
 
 @dataclass(frozen=True)
 class Calculator:
@@ -92,16 +94,16 @@ def minimise(energy: Energy, x: Float[np.ndarray, "A 3"], tolerance: float) -> F
     """
     from scipy.optimize import minimize
 
-    def value_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        E, F = energy.energy_force(torch.from_numpy(flat).view(1, *x.shape))
-        return float(E), -F.numpy().ravel()
+    def value_and_gradient(y: np.ndarray) -> tuple[float, np.ndarray]:
+        E, F = energy.energy_force(torch.from_numpy(_STEP * y).view(1, *x.shape))
+        return float(E), -_STEP * F.numpy().ravel()
 
-    options = {"gtol": tolerance, "ftol": 0.0, "maxiter": 1000, "maxcor": 20}
-    found = minimize(value_and_gradient, x.ravel(), jac=True, method="L-BFGS-B", options=options)
-    reached = float(np.sqrt(np.mean(found.jac**2)))
+    options = {"gtol": tolerance * _STEP, "ftol": 0.0, "maxiter": 1000, "maxcor": 20}
+    found = minimize(value_and_gradient, x.ravel() / _STEP, jac=True, method="L-BFGS-B", options=options)
+    reached = float(np.sqrt(np.mean(found.jac**2))) / _STEP
     if not reached <= tolerance:
         raise ValueError(
             f"relaxing it reaches a root mean square force of {reached:.2g} kJ/mol/nm on {energy.tier}; allowed is "
             f"the tolerance, {tolerance:g}: raise it, or the accuracy of the calculator"
         )
-    return found.x.reshape(x.shape)
+    return _STEP * found.x.reshape(x.shape)

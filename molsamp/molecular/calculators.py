@@ -150,9 +150,8 @@ class AseRows(CalculatorRows):
         except Exception as error:
             raise ValueError(f"calculator {calculator!r} with {dict(settings)}: {error}") from None
         if not all(hasattr(self._atoms.calc, method) for method in ("get_potential_energy", "get_forces")):
-            raise ValueError(
-                f"calculator {calculator!r} returns a {type(self._atoms.calc).__name__}, no ASE calculator"
-            )
+            kind = type(self._atoms.calc).__name__
+            raise ValueError(f"calculator {calculator!r} returns a {kind}, which is no calculator of ASE")
         self._files = isinstance(self._atoms.calc, FileIOCalculator | GenericFileIOCalculator)
 
     def _evaluate(self, x: np.ndarray) -> tuple[float, np.ndarray]:

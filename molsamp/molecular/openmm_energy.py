@@ -79,7 +79,7 @@ def platforms() -> list[str]:
 def context_properties(
     known: Collection[str], threads: int = 1, precision: str = "mixed", device: int | None = None
 ) -> dict[str, str]:
-    """Those of our settings whose names are known to a platform: deterministic sums always, threads on CPU, the rest on GPUs.
+    """Those of our settings whose names a platform knows: deterministic sums, threads on CPU, the rest on GPUs.
 
     Raises:
         ValueError: an unknown precision.

@@ -17,31 +17,31 @@ from molsamp.schema import Length, Rate, Strict, Temperature, Time, nearest, val
 
 
 class EnergyTable(Strict):
-    """Where the energy comes from: exactly one of force_field, system, calculator and potential.
+    """Where the energy comes from: exactly one of force_field, system, potential and calculator.
 
     Args:
         force_field: OpenMM force field files, OpenMM's own names or files beside the system.toml.
         system: a serialised openmm.System (XML), beside the system.toml; flexible bonds, no CMMotionRemover.
+        potential: a toy potential in two dimensions.
         calculator: quantum chemistry: "tblite", or "module:callable" that returns a calculator of ASE. The module is
             imported and the callable called, so a system.toml with this key is to be trusted like a script.
         calculator_settings: for tblite `method` and others (see `calculators.TbliteRows`), else keyword arguments.
         charge, multiplicity: of the molecule, for the calculator.
-        potential: a toy potential in two dimensions.
         tolerance: root mean square force in kJ/mol/nm at which the relaxation of a structure ends.
     """
 
     force_field: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     system: str | None = None
+    potential: Literal["double-well", "mueller-brown"] | None = None
     calculator: Annotated[str, Field(pattern=r"^(tblite|[\w.]+:[\w.]+)$")] | None = None
     calculator_settings: dict[str, Any] = Field(default_factory=dict)
     charge: int = 0
     multiplicity: PositiveInt | None = None
-    potential: Literal["double-well", "mueller-brown"] | None = None
     tolerance: PositiveFloat = 1e-3
 
     @model_validator(mode="after")
     def _one_source(self) -> EnergyTable:
-        _exactly_one(self, ("force_field", "system", "calculator", "potential"))
+        _exactly_one(self, ("force_field", "system", "potential", "calculator"))
         for key in ("calculator_settings", "charge", "multiplicity"):
             if key in self.model_fields_set and self.calculator is None:
                 raise ValueError(f"key '{key}' belongs to a calculator, and there is none")

@@ -53,6 +53,11 @@ class Bonded:
         self.energies = place(np.concatenate(k))
         self.grids = GridTables(grids, place) if len(grids.kind) else None
 
+    @property
+    def numbers(self) -> int:
+        """About how many numbers of one replica the buffers take."""
+        return 20 * self.rows
+
     def record(self, tape: Tape) -> None:
         """Adds to E and F."""
         if not self.rows:
@@ -154,7 +159,8 @@ class Bonded:
         tape.dot(b1, W[:, T:], out=sin)
         do(sin.mul_, length)
         with tape.scratch():
-            scale = tape.mul(W2[:T], W2[T:])
+            scale = tape.mul(cos, cos)
+            do(scale.addcmul_, sin, sin)
             do(scale.rsqrt_)
             do(z[:, 0].mul_, scale)
             for n in range(1, self.H):

@@ -29,9 +29,10 @@ class GridTables:
         self.order, self.back = place(position[axes]), place(np.argsort(position[axes]))
         used = grids.kind != NONE
         size, scale = grids.size.astype(float), used / np.where(used, grids.spacing, 1)
-        self.origin, self.scale, self.last = place(grids.origin.T * used.T), place(scale.T), place(size.T - 1)
-        self.turn = place((grids.periodic * size).T)  # patches once round, 0 for an axis that does not wrap
-        self.turns = place((grids.periodic / size).T)
+        self.origin, self.scale = place((grids.origin * used).T), place(scale.T)
+        wraps = grids.periodic.T == 1
+        self.first, self.last = place(np.where(wraps, -np.inf, 0)), place(np.where(wraps, np.inf, size.T - 1))
+        self.size, self.turn = place(size.T), place(wraps * size.T)  # turn: patches once round, 0 if it does not wrap
         self.row, self.offset = place(grids.size[:, 1:]), place(grids.offset)[:, None]
         self.patches = place(grids.patches.reshape(-1, 16))[..., 0]
 
@@ -44,11 +45,8 @@ class GridTables:
             do(torch.index_select, s, 0, self.order, out=u.view(2 * G, n))
             do(u.sub_, self.origin)
             do(u.mul_, self.scale)
-            do(torch.mul, u, self.turns, out=cell)
-            do(cell.floor_)
-            do(u.addcmul_, cell, self.turn, value=-1)
             do(torch.floor, u, out=cell)
-            do(cell.clamp_, min=0)
+            do(torch.maximum, cell, self.first, out=cell)
             do(torch.minimum, cell, self.last, out=cell)
             do(u.sub_, cell)
             do(torch.clamp, u, 0, 1, out=inside)
@@ -82,6 +80,10 @@ class GridTables:
     def _coefficients(self, tape: Tape, cell: Tensor) -> Tensor:
         """c_kl (4, 4, G, n) of the patches (i, j) = cell (2, G, n)."""
         do, G, n = tape.do, self.G, tape.n
+        turns = tape.new(2, G)
+        do(torch.div, cell, self.size, out=turns)  # u comes before this: its rounding is that of the angle in (-pi, pi]
+        do(turns.floor_)
+        do(cell.addcmul_, turns, self.turn, value=-1)
         do(cell.nan_to_num_, 0.0)  # a lost replica looks up any patch; its u is NaN
         index = torch.empty(2, G, n, dtype=torch.long, device=cell.device)
         do(index.copy_, cell)

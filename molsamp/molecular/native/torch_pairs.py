@@ -32,15 +32,22 @@ class AllPairs:
 
     @property
     def numbers(self) -> int:
-        """About how many numbers a pair of one replica takes in the buffers."""
-        return 12 if self.born is None else 36
+        """About how many numbers of one replica all pairs take in buffers, were they one chunk."""
+        return (12 if self.born is None else 36) * self.K * self.A
+
+    @property
+    def kept(self) -> int:
+        """How many of them there are whatever the chunks."""
+        return 0 if self.born is None else 3 * self.K * self.A
 
     def record(self, tape: Tape, budget: int) -> None:
-        """Adds to E and overwrites F; the buffers take about `budget` numbers, or one shell if that is more."""
-        most = max(1, min(self.K, budget // (self.numbers * self.A * tape.n)))
+        """Adds to E and overwrites F; what is not kept takes about `budget` numbers, or one shell if that is more."""
+        most = max(1, min(self.K, budget * self.K // max(self.numbers * tape.n, 1)))
         chunks = [Chunk(k, min(k + most, self.K)) for k in range(0, self.K, most)]
         whole = len(chunks) == 1
         scope = nullcontext if whole else tape.scratch
+        if not chunks:
+            tape.do(tape.F.zero_)
         rings = Rings(tape, most)
         rings.close(tape.ring)
         geometry = partial(self._geometry, tape, rings)
