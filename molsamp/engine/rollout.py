@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,6 +23,19 @@ class Source(Protocol):
     def normal(self, step, ids: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor: ...
 
 
+class Carrier(Protocol):
+    """Particles on their way through a table in native code: `x` and `v` are views of where they are."""
+
+    x: Tensor
+    v: Tensor | None
+
+    def carry(self, rows: range, step: int, u: Tensor | None) -> None:
+        """Carry on over `rows`, under a control u held all along; `step` is the first row's place in the noise."""
+
+    def particles(self) -> Particles:
+        """Where the particles are now."""
+
+
 @runtime_checkable
 class Executor(Protocol):
     """Native code that carries particles over many rows at once; a field offers one as its attribute `executor`.
@@ -30,13 +43,10 @@ class Executor(Protocol):
     It compiles the same table and draws the same noise as the loop below, and holds no coefficient of its own.
     """
 
-    def prepare(self, dyn: Dynamics, table: Table, start: Particles, noise: Source) -> Any:
-        """The table made ready for `carry`, or None where the loop below has to do it."""
-
-    def carry(
-        self, plan: Any, p: Particles, u: Tensor | None, rows: range, step: int, heat: Coefficient, record: Recorder
-    ) -> Particles:
-        """The particles after `rows` of the table, under a control u held all along; `step` counts in the noise."""
+    def begin(
+        self, dyn: Dynamics, table: Table, start: Particles, noise: Source, heat: Coefficient, record: Recorder
+    ) -> Carrier | None:
+        """A carrier for the whole table, or None where the loop below has to do it."""
 
 
 def rollout(
@@ -81,8 +91,8 @@ def rollout(
     if stride < 1 or len(table) % stride:
         raise ValueError(f"save={stride} does not divide the {len(table)} rows of this rollout")
     record = Recorder(start, len(table), stride)
-    if stop is None and each is None and (plan := _plan(dyn, table, start, noise)):
-        p, memory = _carry(*plan, dyn, start, times, first, heat, record, memory)
+    if stop is None and each is None and (carrier := _carrier(dyn, table, start, noise, heat, record)):
+        p, memory = _carry(carrier, dyn, times, first, memory)
     else:
         p, memory = _loop(dyn, table, start, noise, first, heat, stop, each, record, memory)
     return record.path(times, p, dyn, memory)
@@ -107,26 +117,24 @@ def _loop(dyn, table, start, noise, first, heat, stop, each, record, memory) -> 
     return p, memory
 
 
-def _plan(dyn: Dynamics, table: Table, start: Particles, noise: Source) -> tuple[Executor, Any] | None:
-    """The field's executor and the table made ready for it, if it can do this rollout."""
+def _carrier(dyn, table, start, noise, heat, record) -> Carrier | None:
+    """A carrier of the field's executor, if there is one and it can do this rollout."""
     base = dyn.base if isinstance(dyn, Controlled) else dyn
     executor = getattr(getattr(base, "field", None), "executor", None)
-    plan = executor.prepare(base, table, start, noise) if executor is not None else None
-    return None if executor is None or plan is None else (executor, plan)
+    return None if executor is None else executor.begin(base, table, start, noise, heat, record)
 
 
-def _carry(executor, plan, dyn, p, times, first, heat, record, memory) -> tuple[Particles, Memory]:
+def _carry(carrier: Carrier, dyn, times, first, memory) -> tuple[Particles, Memory]:
     """The same rows in native stretches, each as long as one control is held."""
-    rows, hold, u, k = len(times) - 1, dyn.hold if isinstance(dyn, Controlled) else len(times), None, 0
+    rows, controlled, k = len(times) - 1, isinstance(dyn, Controlled), 0
     while k < rows:
-        end = min(rows, k + hold - ((first + k) % hold if isinstance(dyn, Controlled) else 0))
-        if isinstance(dyn, Controlled):
-            fresh = (first + k) % hold == 0 or memory.held is None
-            u = dyn.control(times[k], p.x, p.v) if fresh else memory.held
-            memory = Memory((), u)
-        p = executor.carry(plan, p, u, range(k, end), first + k, heat, record)
+        late = (first + k) % dyn.hold if controlled else 0  # rows since the control was due
+        end = min(rows, k + dyn.hold - late) if controlled else rows
+        if controlled and (late == 0 or memory.held is None):
+            memory = Memory((), dyn.control(times[k], carrier.x, carrier.v))
+        carrier.carry(range(k, end), first + k, memory.held if controlled else None)
         k = end
-    return p, memory
+    return carrier.particles(), memory
 
 
 def residuals(path: Path, dyn: Dynamics, integrator: Integrator) -> tuple[Tensor, Tensor]:

@@ -45,7 +45,7 @@ def cmap():
 def charges():
     force = openmm.NonbondedForce()
     for i in range(A):
-        force.addParticle(0.3 * (-1) ** i, 0.2 + 0.01 * i, 0.5 + 0.1 * i)
+        force.addParticle(0.3 * (i % 3 - 1), 0.2 + 0.01 * i, 0.1 * ((i + 3) % 5))
     force.addException(0, 1, 0, 1, 0)  # excluded
     force.addException(3, 2, 0.05, 0.25, 0.4)  # scaled, the larger index first
     return force

@@ -95,6 +95,16 @@ def test_a_crash_is_told_with_its_exit_status_and_the_next_call_works(module):
     assert np.array_equal(workers(x)[1], 2 * x)
 
 
+def test_signals_to_the_whole_group_are_the_parents_affair(module):
+    """Ctrl-C in a terminal and a cluster's SIGTERM reach the workers too; the parent may want to finish its step."""
+    workers = Workers(2, f"{module}:surroundings", {})
+    before = workers(batch(2, 1))[1][:, 0, 2]
+    for pid in before.astype(int).tolist():
+        os.kill(pid, signal.SIGINT)
+        os.kill(pid, signal.SIGTERM)
+    assert np.array_equal(workers(batch(2, 1))[1][:, 0, 2], before)
+
+
 def test_an_interrupted_call_leaves_no_answer_behind_for_the_next(module):
     """The alarm rings while both workers are asleep; a stale answer would come back as the next one."""
     workers, x = Workers(2, f"{module}:doubled", {}), batch(4)

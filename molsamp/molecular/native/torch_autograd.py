@@ -131,7 +131,7 @@ class PlainGrids:
 
 
 class PlainBorn:
-    """Generalised Born; see `terms.Born`. Row i of every matrix (A, A - 1) holds the pairs of atom i with all others."""
+    """Generalised Born; see `terms.Born`. Row i of a matrix (A, A - 1) holds the pairs of atom i with all others."""
 
     def __init__(self, born: Born, place: Place):
         A = len(born.rho)

@@ -44,10 +44,11 @@ class Bonded:
         self.minus_k, self.r0 = place(-terms.bonds.k), place(terms.bonds.r0)
         self.angle_k, self.theta0 = place(terms.angles.k), place(terms.angles.theta0)
         harmonics = np.stack([terms.torsions.cosine.T, terms.torsions.sine.T])  # (2, H, T), of cos n phi and sin n phi
-        harmonics = np.pad(harmonics, ((0, 0), (0, 0), (0, self.torsions - self.harmonic)))  # none on those of grids
-        phases = harmonics[1].any()  # other than 0 and pi
-        order = np.arange(1, harmonics.shape[1] + 1)[:, None]
-        self.H, self.phases = len(order), phases
+        more = (0, 0), (0, 0 if harmonics.shape[1] else 1), (0, self.torsions - self.harmonic)  # none on those of grids
+        harmonics = np.pad(harmonics, more)
+        self.phases = phases = bool(harmonics[1].any())  # other than 0 and pi
+        self.H = harmonics.shape[1]
+        order = np.arange(1, self.H + 1)[:, None]
         self.slopes = place(np.stack([-order * harmonics[1], order * harmonics[0]])[0 if phases else 1 :])
         k = [terms.bonds.k / 2, terms.angles.k / 2, *(h.ravel() for h in harmonics[: 2 if phases else 1])]
         self.energies = place(np.concatenate(k))
@@ -67,7 +68,7 @@ class Bonded:
             D = tape.new(3, self.rows)
             self._differences(tape, D)
             r2 = tape.dot(D, D)
-            e = tape.new(B + self.angles + 2 * self.H * self.torsions)  # (r - r0)^2 | (theta - theta0)^2 | cos, sin n phi
+            e = tape.new(B + self.angles + 2 * self.H * self.torsions)  # stretch^2 | bend^2 | cos n phi | sin n phi
             if B:
                 self._bonds(tape, D[:, :B], r2[:B], e[:B])
             self._corners(tape, D[:, arms:], r2[arms:], D[:, B:arms], r2[B:arms], e[B:])
@@ -119,7 +120,7 @@ class Bonded:
             tape.do(torch.sqrt, b2, out=length)
             self._harmonics(tape, L[:, a : a + T], W[:, a:], W2[a:], length, z, slope)
         if self.grids is not None:
-            self._grids(tape, z[:, 0, self.harmonic :], slope[self.harmonic :], D_grid, r2_grid)
+            self._grids(tape, self.grids, z[:, 0, self.harmonic :], slope[self.harmonic :], D_grid, r2_grid)
         if T:
             tape.do(slope.mul_, length)
             self._twist(tape, slope, L[:, a:], R[:, a:], C[a:], W[:, a:], W2[a:], b2)
@@ -148,7 +149,9 @@ class Bonded:
                 do(arm.mul_, g)
                 do(torch.sub, other, arm, out=arm)
 
-    def _harmonics(self, tape: Tape, b1: Tensor, W: Tensor, W2: Tensor, length: Tensor, z: Tensor, slope: Tensor) -> None:
+    def _harmonics(
+        self, tape: Tape, b1: Tensor, W: Tensor, W2: Tensor, length: Tensor, z: Tensor, slope: Tensor
+    ) -> None:
         """z = (cos n phi, sin n phi) by angle addition, and the -dE/dphi of E = sum_n C_n cos n phi + S_n sin n phi.
 
         With W = (m, n): cos phi = m.n / |m||n| and sin phi = |b2| b1.n / |m||n|.
@@ -189,15 +192,15 @@ class Bonded:
                 rows = slice(w * T, (w + 1) * T)
                 do(torch.mul, W[:, rows], factor, out=arm[:, rows])
 
-    def _grids(self, tape: Tape, z: Tensor, slope: Tensor, D: Tensor, r2: Tensor) -> None:
+    def _grids(self, tape: Tape, grids: GridTables, z: Tensor, slope: Tensor, D: Tensor, r2: Tensor) -> None:
         """Grids of torsions and distances: their -dE/dphi, and D turned into forces."""
         do, T, d = tape.do, len(slope), len(r2)
         with tape.scratch():
-            s = tape.new(2 * self.grids.G)  # torsions | distances | none
+            s = tape.new(2 * grids.G)  # torsions | distances | none
             do(s.zero_)
             do(torch.atan2, z[1], z[0], out=s[:T])
             do(torch.sqrt, r2, out=s[T : T + d])
-            g = self.grids.record(tape, s)
+            g = grids.record(tape, s)
             do(slope.copy_, g[:T])
             do(D.mul_, g[T : T + d])
             do(D.div_, s[T : T + d])

@@ -1,13 +1,15 @@
 """Generalised Born in three passes over all pairs, as recorded operations.
 
-    1  psi_i = o_i I_i, I_i = sum_j H(r; o_i, s_j) + neck_ij(r);  B_i = 1 / (1/o_i - tanh(al psi - be psi^2 + ga psi^3)/rho_i)
-    2  P = -tau q_i q_j / f,  f^2 = r^2 + B_i B_j e,  e = exp(-r^2 / (4 B_i B_j)):  E, the force P (1 - e/4)/f^2 d, dE/dB
-    3  the force -(dE/dI_i dI_i/dr + dE/dI_j dI_j/dr) d/r
+    1  psi_i = o_i I_i,  I_i = sum_j H(r; o_i, s_j) + neck_ij(r)
+       B_i = 1 / (1/o_i - tanh(al psi_i - be psi_i^2 + ga psi_i^3) / rho_i)
+    2  P = -tau q_i q_j / f,  f^2 = r^2 + B_i B_j e,  e = exp(-w),  w = r^2 / (4 B_i B_j)
+       the energies, the forces P (1 - e/4)/f^2 d, and dE/d ln B_i = -(1/2) sum_j (P/f^2) e (1 + w) B_i B_j + ...
+    3  the forces -(dE/dI_i dI_i/dr + dE/dI_j dI_j/dr) d/r
 
     H = (1/2) [1/L - 1/U + (r - s^2/r)(1/U^2 - 1/L^2)/4 + ln(L/U)/(2r)],  L = max(o, |r - s|),  U = max(o, r + s)
 
-With U = L = o, of an atom wholly inside its partner's o, H = 0 as it must. What is directed (H, the neck) has a leading axis of 2:
-of the head, of the tail. dE/d ln B_i = -(1/2) sum_j (P/f^2) e (1 + w) B_i B_j, w = r^2 / (4 B_i B_j), is a symmetric sum, hence ln B below.
+With U = L = o, where the partner lies wholly inside o, H = 0 as it must be. What is directed (H, the neck) has a
+leading axis of 2: for the head, for the tail. The sums of pass 2 are symmetric because they belong to ln B.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +27,7 @@ _PROBE = 0.14  # nm
 
 
 class BornTables:
-    """Constants of atoms (A, 1) and of pairs (K, A, 1); of directed pairs (2, K, A, 1), for the head and for the tail."""
+    """Constants of atoms (A, 1), of pairs (K, A, 1), and of directed pairs (2, K, A, 1)."""
 
     def __init__(self, born: Born, tails: np.ndarray, ghosts: np.ndarray, place: Callable[[np.ndarray], Tensor]):
         heads = np.broadcast_to(np.arange(len(born.o)), tails.shape)
@@ -47,7 +49,7 @@ class BornTables:
 
 
 class BornPasses:
-    """The passes on one tape. What is kept of a pair from pass to pass are three numbers: dI/dr of its two atoms, and g.
+    """The passes on one tape. Of a pair three numbers are kept from pass to pass: dI/dr of its two atoms, and g.
 
     Args:
         geometry: records d, r^2 and 1/r of a chunk.
@@ -136,8 +138,8 @@ class BornPasses:
             r, z = tape.mul(self.geometry(chunk).r2, ir), tape.mul(ir, ir)
             z = tape.mul(z, chunk.of(t.s2))
             L, U, inside, ln, c = (tape.new(*H.shape[:-1]) for _ in range(5))
-            do(torch.sub, r, s, out=L)
-            do(torch.lt, L, -o, out=inside)
+            do(torch.sub, s, r, out=L)
+            do(torch.gt, L, o, out=inside)  # swallowed: 1, otherwise 0
             do(L.abs_)
             do(torch.maximum, L, o, out=L)
             do(torch.add, r, s, out=U)
@@ -165,12 +167,12 @@ class BornPasses:
                 do(torch.sub, chunk.of(t.swallowed), L, out=L)
                 do(H.addcmul_, inside, L)
             if t.neck is not None:
-                self._add_neck(chunk, r, H, dH)
+                m0, d0, cut = (chunk.of(table) for table in t.neck)
+                self._add_neck(m0, d0, cut, r, H, dH)
 
-    def _add_neck(self, chunk: Chunk, r: Tensor, H: Tensor, dH: Tensor) -> None:
+    def _add_neck(self, m0: Tensor, d0: Tensor, cut: Tensor, r: Tensor, H: Tensor, dH: Tensor) -> None:
         """N = m0 / (1 + 100 q^2 + 0.3e6 q^6) with q = r - d0, within the cut."""
         tape, do = self.tape, self.tape.do
-        m0, d0, cut = (chunk.of(table) for table in self.tables.neck)
         q, N, near = tape.new(*H.shape[:-1]), tape.new(*H.shape[:-1]), tape.new(*r.shape[:-1])
         do(torch.sub, r, d0, out=q)
         q2 = tape.mul(q, q)
@@ -192,7 +194,13 @@ class BornPasses:
 
     def _screen(self, chunk: Chunk) -> None:
         """Adds E = P, keeps g = P (1 - e/4)/f^2, and leaves (P/f^2) e (1 + w) B_i B_j in the padded scalars."""
-        tape, do, r2, qq, g = self.tape, self.tape.do, self.geometry(chunk).r2, chunk.of(self.tables.qq), chunk.of(self.g)
+        tape, do, r2, qq, g = (
+            self.tape,
+            self.tape.do,
+            self.geometry(chunk).r2,
+            chunk.of(self.tables.qq),
+            chunk.of(self.g),
+        )
         Z = self.rings.rows(self.rings.scalars[0], chunk)
         with tape.scratch():
             BB = tape.mul(self.rings.heads(self.B), self.rings.tails(self.B, chunk))

@@ -33,6 +33,7 @@ class GridTables:
         wraps = grids.periodic.T == 1
         self.first, self.last = place(np.where(wraps, -np.inf, 0)), place(np.where(wraps, np.inf, size.T - 1))
         self.size, self.turn = place(size.T), place(wraps * size.T)  # turn: patches once round, 0 if it does not wrap
+        self.most = place(size.T - 1)
         self.row, self.offset = place(grids.size[:, 1:]), place(grids.offset)[:, None]
         self.patches = place(grids.patches.reshape(-1, 16))[..., 0]
 
@@ -81,10 +82,12 @@ class GridTables:
         """c_kl (4, 4, G, n) of the patches (i, j) = cell (2, G, n)."""
         do, G, n = tape.do, self.G, tape.n
         turns = tape.new(2, G)
-        do(torch.div, cell, self.size, out=turns)  # u comes before this: its rounding is that of the angle in (-pi, pi]
+        do(torch.div, cell, self.size, out=turns)
         do(turns.floor_)
         do(cell.addcmul_, turns, self.turn, value=-1)
         do(cell.nan_to_num_, 0.0)  # a lost replica looks up any patch; its u is NaN
+        do(cell.clamp_, min=0)
+        do(torch.minimum, cell, self.most, out=cell)
         index = torch.empty(2, G, n, dtype=torch.long, device=cell.device)
         do(index.copy_, cell)
         do(index[0].mul_, self.row)

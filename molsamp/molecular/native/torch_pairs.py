@@ -1,7 +1,7 @@
 """All pairs of atoms: E = c12/r^12 - c6/r^6 + qq/r and generalised Born, over chunks of shells (see `torch_rings`).
 
-Chunks keep the buffers within a given size, whatever the number of atoms. When all pairs are one chunk, what a later
-pass needs of them is kept; otherwise it is computed again.
+Chunks keep the buffers within a given size, whatever the number of atoms. When all pairs are one chunk, their geometry
+is kept for the later passes of Born; otherwise it is computed again.
 """
 
 from collections.abc import Callable
@@ -50,8 +50,9 @@ class AllPairs:
             tape.do(tape.F.zero_)
         rings = Rings(tape, most)
         rings.close(tape.ring)
-        geometry = partial(self._geometry, tape, rings)
-        geometry = cache(geometry) if whole else geometry
+        geometry: Callable[[Chunk], Geometry] = partial(self._geometry, tape, rings)
+        if whole:
+            geometry = cache(geometry)
         with tape.scratch():
             born = None
             if self.born is not None:

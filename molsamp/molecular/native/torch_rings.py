@@ -69,8 +69,8 @@ class Rings:
 
     def __init__(self, tape: Tape, most: int):
         self.tape, self.A = tape, tape.atoms
-        self.vectors = tape.new(3, most, self.A + most).zero_()
-        self.scalars = tape.new(2, most, self.A + most).zero_()
+        self.vectors = tape.zeros(3, most, self.A + most)
+        self.scalars = tape.zeros(2, most, self.A + most)
 
     def new(self) -> Tensor:
         """A ring, (A + A // 2, n): write its first A rows, then `close` it."""

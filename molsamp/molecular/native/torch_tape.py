@@ -27,7 +27,7 @@ class Tape:
         self._steps: list[Callable[[], object]] = []
         self._free: list[Tensor] = []
         self._lent: list[list[Tensor]] = [[]]
-        self.ring = self.new(3, atoms + atoms // 2).zero_()
+        self.ring = self.zeros(3, atoms + atoms // 2)
         self.x = self.ring[:, :atoms]
         self.E, self.F = self.new(), self.new(3, atoms)
 
@@ -50,6 +50,10 @@ class Tape:
             buffer = self._like.new_empty(size)
         self._lent[-1].append(buffer)
         return buffer[:size].view(*shape, self.n)
+
+    def zeros(self, *shape: int) -> Tensor:
+        """A buffer (*shape, n) of its own, 0 wherever nothing is written."""
+        return self._like.new_zeros(*shape, self.n)
 
     @contextmanager
     def scratch(self) -> Iterator[None]:
@@ -81,8 +85,24 @@ class Tape:
         return out
 
     def add_energy(self, k: Tensor, e: Tensor, factor: float = 1.0) -> None:
-        """E += factor sum k e over all but the last axis; k (..., 1), e (..., n)."""
-        self.do(self.E.addmv_, e.reshape(-1, self.n).T, k.reshape(-1), alpha=factor)
+        """E += factor x sum of k e over all but the last axis; k (..., 1), e (..., n)."""
+        if k.is_contiguous():
+            self.do(self.E.addmv_, e.view(-1, self.n).T, k.view(-1), alpha=factor)
+        else:
+            for k_row, e_row in zip(k, e, strict=True):
+                self.add_energy(k_row, e_row, factor)
+
+    def capture(self) -> None:
+        """CUDA: turns what was recorded into one graph, replayed by a single launch."""
+        side = torch.cuda.Stream(self.x.device)
+        side.wait_stream(torch.cuda.current_stream(self.x.device))
+        with torch.cuda.stream(side):  # a first run outside the graph, where libraries allocate their workspaces
+            self()
+        torch.cuda.current_stream(self.x.device).wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self()
+        self._steps = [graph.replay]
 
 
 def placed(array: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
