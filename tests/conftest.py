@@ -3,7 +3,9 @@
 import torch
 from jaxtyping import install_import_hook
 
-import molsamp.molecular.native.stepping  # noqa: F401  before the hook: numba compiles functions, not checked ones
+# before the hook: numba compiles functions, not checked ones
+import molsamp.molecular.native.alignment
+import molsamp.molecular.native.stepping  # noqa: F401
 
 CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"  # the tower: an int is a float
 

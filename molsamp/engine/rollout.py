@@ -23,8 +23,9 @@ class Source(Protocol):
     def normal(self, step, ids: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor: ...
 
 
+@runtime_checkable
 class Carrier(Protocol):
-    """Particles on their way through a table in native code: `x` and `v` are views of where they are."""
+    """Particles on their way through a table in native code; `x` and `v` change under the hand that holds them."""
 
     x: Tensor
     v: Tensor | None

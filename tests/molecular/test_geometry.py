@@ -127,3 +127,19 @@ def test_rotation_follows_the_frame():
     spin = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
     J = torch.autograd.functional.jacobian(lambda y: aligned(y[None], ref)[0], x)
     assert torch.einsum("aubv,bv->au", J, x @ spin.mT).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 100])
+def test_compiled_lanes_equal_the_differentiable_road(n):
+    x = _random(n, 9, 3, seed=11)
+    x[n // 2] = _random(1, 9, 3, seed=12)[0] * torch.tensor([1.0, 1.0, 0.0])  # planar
+    road = Superposition(_random(9, 3, seed=13), torch.tensor([0, 2, 3, 8]), _random(4, seed=14).abs())
+    R, t = road(x)
+    R_2, t_2 = road(x.clone().requires_grad_(True))
+    assert torch.allclose(R, R_2, atol=1e-10) and torch.allclose(t, t_2, atol=1e-10)
+
+
+def test_equal_eigenvalues_do_not_stop_the_lanes():
+    """All atoms of the frame in one place: N = 0, every rotation is optimal, and one is given."""
+    R, t = Superposition(_random(5, 3))(torch.ones(1, 5, 3, dtype=torch.float64))
+    assert _proper(R) and t.isfinite().all()

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from molsamp.engine.dynamics import centred
-from molsamp.molecular.geometry import Superposition
+from molsamp.molecular.geometry import Superposition, flat
 from molsamp.molecular.paths.problem import Problem
 
 Encoding = dict[str, Tensor]
@@ -45,6 +45,7 @@ class Control(nn.Module):
         self.superposition = Superposition(problem.end.x, problem.system.heavy) if self.molecular else None
         if self.molecular:
             self.register_buffer("masses", problem.masses.to(problem.dtype), persistent=False)
+            self.root_masses = problem.masses.double().sqrt().flatten().numpy()
 
     @abstractmethod
     def forward(self, encoding: Encoding) -> Float[Tensor, "n *event"]:
@@ -107,6 +108,21 @@ class NetworkControl(Control):
             pull = torch.nn.functional.softplus(self.network(y - self.end, t))
             u = pull[..., None] * (self.end - y) / self.LENGTH
         return self.free_of_drift(self.scale * u)
+
+    @torch.no_grad()
+    def drive(self, t: float, x: Tensor, v: Tensor | None) -> Float[Tensor, "n *event"]:
+        """u in the laboratory frame; for a plain network with the force head everything but the network is compiled."""
+        net, superposition = self.network, self.superposition
+        if self.head != "force" or not isinstance(net, Features) or superposition is None or x.device.type != "cpu":
+            return super().drive(t, x, v)
+        from molsamp.molecular.native.alignment import to_laboratory
+
+        f, R = superposition.body(x, self.end, net.length, int(net.time))
+        if net.time:
+            f[:, -1] = t / self.horizon
+        u = torch.empty_like(x)
+        to_laboratory(net.network(f).numpy(), R.numpy(), self.root_masses, self.scale, flat(u))
+        return u
 
     def _descent(self, y: Tensor, t: Tensor) -> Tensor:
         """-grad of the scalar network at y, seen through the superposition (which is the identity motion at y)."""

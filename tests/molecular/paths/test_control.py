@@ -9,7 +9,7 @@ import torch
 from molsamp.engine import Noise, centred
 from molsamp.learn.fit import fit
 from molsamp.molecular.geometry import aligned
-from molsamp.molecular.paths.control import Features
+from molsamp.molecular.paths.control import Control, Features
 from molsamp.molecular.paths.learned import LearnedPaths
 from molsamp.molecular.paths.networks import build_control
 from molsamp.molecular.paths.problem import Problem
@@ -73,6 +73,15 @@ def test_the_control_moves_with_the_molecule(kind, head, dtype, bound):
     size = float(u.abs().max())
     assert size > 1e-4
     assert float((moved - u @ G.mT).abs().max()) < bound * size
+
+
+@pytest.mark.parametrize("time", [True, False])
+def test_the_compiled_drive_is_the_plain_one(time):
+    control = stirred(build_control(problem(), NetworkSettings(time=time), Noise(5))).eval()
+    x = frames(9) @ rotations(9)
+    plain = Control.drive(control, 0.3, x, None)
+    assert plain.abs().max() > 0.01
+    assert torch.allclose(control.drive(0.3, x, None), plain, atol=1e-12)
 
 
 @every_control
