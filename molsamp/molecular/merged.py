@@ -34,8 +34,9 @@ class MergedEnergy(OpenMMEnergy):
     A batch is cut into blocks of R. Rows with non-finite coordinates are left out; should the energy of a block not
     be finite, its rows are evaluated one by one, so that only the guilty one becomes NaN.
 
-    Made for GPUs, where the cost of a call is its launches, and unmeasured there. Measured on one core, alanine
-    dipeptide in vacuum, forces per second for R = 16 and 64 against one by one: MEASURED
+    Made for GPUs, where the cost of a call is its launches, and unmeasured there. On one core, thousands of forces per
+    second for alanine dipeptide in vacuum, R = 16 and 64 against one by one: Reference 73 and 85 against 28, CPU 52
+    and 65 against 2 to 3 (it wakes its thread for each call).
 
     Args:
         system: as for `merge`.

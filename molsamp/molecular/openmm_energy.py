@@ -26,15 +26,16 @@ class OpenMMEnergy(Energy):
     whatever else is in the batch and however many workers there are.
 
     With workers > 1 each worker is a process of its own with a Context of its own, and row k goes to worker k modulo
-    workers; they start in 0.2 s. Threads in place of processes were measured on 2 cores and were slower or equal
-    throughout, because the loop around a small System holds Python's interpreter lock: alanine dipeptide 0.6x one
-    thread in vacuum and 0.9x in GBn2 against 1.1x and 1.5x for processes, chignolin GBn2 1.7x against 1.8x, 2661
-    atoms of water with PME 1.5x against 1.7x (Reference). CUDA, HIP and OpenCL have not been run yet; they get the
-    properties below.
+    workers; they start in 0.2 s. Threads in place of processes were measured too and gained nothing over them: a
+    small System leaves the loop around it holding Python's interpreter lock. Two of them against one, on two cores
+    shared with other work, Reference, threads | processes: alanine dipeptide 0.6 | 1.1 in vacuum and 0.9 | 1.5 in
+    GBn2, chignolin GBn2 1.7 | 1.8, water with PME 1.9 | 1.8 (774 atoms) and 1.5 | 1.7 (2661). CUDA, HIP and OpenCL
+    get the properties below and are unmeasured.
 
     Args:
         system: the System; later changes do not reach the energy.
-        platform: a platform name, or "auto": CUDA where present, else Reference below 100 particles, else CPU.
+        platform: a platform name, or "auto": CUDA where present, else Reference below 100 particles, else CPU; CPU also
+            for a CustomGBForce, over which Reference takes 7 times as long.
         threads: threads of the CPU platform per worker.
         workers: processes; 1 evaluates in this one.
         precision: "single", "mixed" or "double", of the GPU platforms.
@@ -168,7 +169,8 @@ def refuse_constraints(system: openmm.System) -> None:
 def _pick(system: openmm.System) -> str:
     if "CUDA" in platforms():
         return "CUDA"
-    return "Reference" if system.getNumParticles() < _TINY else "CPU"
+    interpreted = any(isinstance(force, openmm.CustomGBForce) for force in system.getForces())
+    return "CPU" if interpreted or system.getNumParticles() >= _TINY else "Reference"
 
 
 def _platform(name: str) -> openmm.Platform:

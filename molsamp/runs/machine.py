@@ -7,7 +7,20 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("molsamp", "torch", "openmm", "mdtraj", "numpy", "scipy", "numba", "torch-geometric", "e3nn", "pymbar")
+PACKAGES = (
+    "molsamp",
+    "torch",
+    "openmm",
+    "mdtraj",
+    "numpy",
+    "scipy",
+    "numba",
+    "torch-geometric",
+    "e3nn",
+    "pymbar",
+    "ase",
+    "tblite",
+)
 
 
 def versions() -> dict[str, str]:

@@ -54,6 +54,7 @@ def test_auto_picks_by_size_and_says_what_ran():
         pytest.skip("auto takes CUDA here")
     assert OpenMMEnergy(_spring()).tier == "openmm-Reference"
     assert OpenMMEnergy(_spring(200)).tier == "openmm-CPU"
+    assert OpenMMEnergy(load("alanine-dipeptide-gbn2").forcefield_system()).tier == "openmm-CPU"
 
 
 def test_cpu_platform_is_deterministic():
