@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from molsamp.molecular.bias import GridBias
@@ -38,6 +39,7 @@ class NativeEnergy(Energy):
         dtype: precision of the computation; positions are cast to it and results back to theirs.
         tier: "auto", "lanes" or "torch".
         threads: of the lanes; all cores unless given. The results do not depend on it.
+        compile: of the torch tier, see `torch_tier.TorchForces`.
     Raises:
         ValueError: an unknown tier.
     """
@@ -48,12 +50,13 @@ class NativeEnergy(Energy):
         dtype: torch.dtype = torch.float64,
         tier: Literal["auto", "lanes", "torch"] | str = "auto",
         threads: int | None = None,
+        compile: bool = False,
     ):
         if tier not in TIERS:
             raise ValueError(f"native tier {tier!r} is unknown; allowed are {', '.join(TIERS)}")
         if tier == "auto":
             tier = "lanes" if find_spec("numba") else "torch"
-        self.terms, self.dtype, self.event = terms, dtype, (terms.atoms, 3)
+        self.terms, self.dtype, self.event, self.compile = terms, dtype, (terms.atoms, 3), compile
         self.tier = f"{tier}-{str(dtype).removeprefix('torch.')}"
         self.executor = Lanes(terms, dtype, threads, self._count) if tier == "lanes" else None
 
@@ -88,7 +91,12 @@ class NativeEnergy(Energy):
     def _torch(self) -> TorchForces:
         from molsamp.molecular.native.torch_tier import TorchForces
 
-        return TorchForces(self.terms, self.dtype)
+        return TorchForces(self.terms, self.dtype, self.compile)
+
+    def differentiable(self, x: Float[Tensor, "n atoms 3"]) -> Float[Tensor, " n"]:
+        """E (n,) in kJ/mol as a function that autograd sees through: forces by its gradient, Hessians by two; counted."""
+        self._count(len(x))
+        return self._torch.differentiable(x)
 
     def _energy_force(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.executor is not None and x.device.type == "cpu":

@@ -101,9 +101,11 @@ def forces(x, f, t, scratch):
     """f <- -dE/dx of one block; returns E of its lanes, without the constant."""
     W = len(x) // (3 * t.atoms)
     zero = full(load(x, 0), 0.0)
+    E = zero
     for k in range(0, len(f), W):
         store(f, k, zero)
-    E = bonds(x, f, t.bond_atoms, t.bond, W, zero)
+        E += 0.0 * load(x, k)  # NaN where any coordinate is not finite
+    E += bonds(x, f, t.bond_atoms, t.bond, W, zero)
     E += angles(x, f, t.angle_atoms, t.angle, W, zero)
     E += torsions(x, f, t.torsion_atoms, t.torsion, W, zero)
     E += pairs(x, f, t.row, t.start, t.column, t.pair, W, zero)
@@ -247,6 +249,8 @@ def torsions(x, f, atoms, torsion, W, zero):
         b1, b2, b3, m, n = corner(x, a, b, c, d, W)
         scale = 1.0 / sqrt(dot(*m, *m) * dot(*n, *n))
         c1, s1 = dot(*m, *n) * scale, sqrt(dot(*b2, *b2)) * dot(*b1, *n) * scale
+        unit = 1.5 - 0.5 * (c1 * c1 + s1 * s1)  # back to the circle: powers of its rounding would follow below
+        c1, s1 = unit * c1, unit * s1
         cn, sn, slope = c1, s1, zero
         for h in range(H):
             C, S = torsion[k, h, 0], torsion[k, h, 1]
@@ -405,6 +409,7 @@ def born(x, f, atom, scalars, neck, swallowed, scratch, W, zero):
         th = (1.0 - e) / (1.0 + e)
         th = select(arc < 0.0, -th, th)
         inverse = 1.0 / o - th * (1.0 / rho)
+        inverse = select(inverse > 0.0, inverse, full(inverse, np.nan))  # no such radius: a status, not a number
         radius = 1.0 / inverse
         store(scratch, iB + k * W, inverse)
         store(scratch, B + k * W, radius)

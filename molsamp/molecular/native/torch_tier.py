@@ -49,6 +49,7 @@ class TorchForces:
         self.terms, self.dtype, self.compile = terms, dtype, compile
         self._models: dict[torch.device, tuple[AllPairs | None, Bonded, Springs]] = {}
         self._plain: dict[torch.device, Callable[[Tensor], Tensor]] = {}
+        self._blocks: dict[torch.device, int] = {}
         self._tapes: dict[tuple[int, torch.device], Tape] = {}
 
     def energy_force(self, x: Float[Tensor, "n atoms 3"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n atoms 3"]]:
@@ -79,11 +80,14 @@ class TorchForces:
 
     def block(self, device: torch.device) -> int:
         """Replicas computed at once, a power of two: as many as the buffers hold, 16 or more where that is possible."""
-        pairs, bonded, _ = self._model(device)
-        room = self._room(device)
-        fixed = 9 * self.terms.atoms + bonded.numbers + (pairs.kept if pairs else 0)
-        chunked = pairs.numbers if pairs else 0
-        return 2 ** (max(1, room // (fixed + chunked), min(_LANES, 16 * room // fixed)).bit_length() - 1)
+        if device not in self._blocks:
+            pairs, bonded, _ = self._model(device)
+            room = self._room(device)
+            fixed = 9 * self.terms.atoms + bonded.numbers + (pairs.kept if pairs else 0) + 1
+            chunked = pairs.numbers if pairs else 0
+            n = max(1, room // (fixed + chunked), min(_LANES, 16 * room // fixed))
+            self._blocks[device] = 2 ** (n.bit_length() - 1)
+        return self._blocks[device]
 
     def _room(self, device: torch.device) -> int:
         """Numbers in the buffers."""

@@ -375,11 +375,11 @@ def test_gradients_flow_to_what_made_the_positions(vacuum):
 
 
 @pytest.mark.slow
-def test_compiled_energy(gbn2):
-    """1e-12 of the plain one, for any batch size with one compilation; 20 to 30 CPU-seconds."""
-    terms, x = gbn2
-    energy = TorchForces(terms, compile=True)
-    for n in (40, 16, 3):
+def test_compiled_energy():
+    """1e-12 of the plain one, for any batch size; about a CPU-minute under the checker of annotations."""
+    terms = read(builders.system(*(make(np.random.default_rng(0)) for make in (builders.torsions, builders.gbsa_obc))))
+    energy, x = TorchForces(terms, compile=True), frames(40)
+    for n in (40, 16):
         y = x[:n].clone().requires_grad_()
         E = energy.differentiable(y)
         (g,) = torch.autograd.grad(E.sum(), y)
