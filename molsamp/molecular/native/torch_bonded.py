@@ -6,7 +6,8 @@ All but springs are functions of difference vectors d = x_i - x_j, stacked in on
 
 An angle i-j-l is one corner (x_i - x_j, x_l - x_j); a torsion A-B-C-D is two corners (b1, b2) and (b2, b3) with
 b1 = B-A, b2 = C-B, b3 = D-C. Torsions of harmonics stand before torsions of grids. With M the (rows, atoms) incidence
-matrix of +1 and -1, D = M x, and with G = -dE/dD the force is F = M^T G. G overwrites D in place.
+matrix of +1 and -1, D = M x, and with G = -dE/dD the force is F = M^T G. G overwrites D in place. Beyond 64 atoms the
+force is scattered; on a GPU that adds in no fixed order, so that the last bits may differ from call to call.
 """
 
 from collections.abc import Callable
@@ -137,7 +138,7 @@ class Bonded:
             h, g = tape.new(self.angles), tape.new(self.angles)
             do(S.sqrt_)
             do(torch.atan2, S, C, out=h)
-            do(S.clamp_, min=SINE_FLOOR)
+            do(torch.maximum, S, tape.number(SINE_FLOOR), out=S)
             do(h.sub_, self.theta0)
             do(torch.mul, h, h, out=e)
             do(h.div_, S)
@@ -186,8 +187,7 @@ class Bonded:
             end, mid = tape.new(2, T), tape.new(2, T)  # factors of m and n, for the outer arms and for b2
             do(torch.div, slope, W2.view(2, T, n), out=end)
             do(torch.div, C.view(2, T, n), b2, out=mid)
-            do(mid.mul_, end)
-            do(mid.neg_)
+            do(torch.addcmul, tape.number(0), mid, end, value=-1, out=mid)
             for arm, w, factor in ((L, 0, end[0]), (R, 0, mid[0]), (L, 1, mid[1]), (R, 1, end[1])):
                 rows = slice(w * T, (w + 1) * T)
                 do(torch.mul, W[:, rows], factor, out=arm[:, rows])

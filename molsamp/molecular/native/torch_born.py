@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from molsamp.molecular.native.terms import Born
-from molsamp.molecular.native.torch_rings import Chunk, Rings
+from molsamp.molecular.native.torch_rings import Chunk, Geometry, Rings
 from molsamp.molecular.native.torch_tape import Tape
 
 _NECK_CUT = 0.68  # nm between the surfaces, beyond which a neck is 0
@@ -69,13 +69,13 @@ class BornPasses:
         do(psi.zero_)
         for chunk in chunks:
             with self.scope():
-                self._descreen(chunk)
+                self._descreen(chunk, self.geometry(chunk))
                 self.rings.collect(H[0], H[1], chunk, psi)
         with tape.scratch():
             tanh, slope = tape.new(tape.atoms), tape.new(tape.atoms)
             do(psi.mul_, t.o_atom)
             do(torch.mul, psi, t.gamma, out=tanh)  # al - be psi + ga psi^2, and al - 2 be psi + 3 ga psi^2
-            do(torch.mul, tanh, 3, out=slope)
+            do(torch.mul, tanh, tape.number(3), out=slope)
             for polynomial, factor in ((tanh, -1), (slope, -2)):
                 do(polynomial.add_, t.beta, alpha=factor)
                 do(polynomial.mul_, psi)
@@ -100,9 +100,9 @@ class BornPasses:
         do(slope.zero_)
         for chunk in chunks:
             with self.scope():
-                self._screen(chunk)
+                self._screen(chunk, self.geometry(chunk).r2)
                 self.rings.collect(Z, Z, chunk, slope)
-        do(slope.mul_, -0.5)
+        do(slope.mul_, tape.number(-1 / 2))
         tape.add_energy(t.self_energy, self.inverse_B)
         do(slope.addcmul_, self.inverse_B, t.self_energy, value=-1)
         if t.surface is not None:
@@ -116,26 +116,26 @@ class BornPasses:
         do(slope.mul_, self.chain)
         self.rings.close(self.slope)
 
-    def add_forces(self, chunk: Chunk, g: Tensor) -> None:
+    def add_forces(self, chunk: Chunk, ir: Tensor, g: Tensor) -> None:
         """Pass 3: adds to g of the force g d on the head."""
         tape, do, dI = self.tape, self.tape.do, chunk.of(self.dI)
         with tape.scratch():
             G = tape.mul(dI[0], self.rings.heads(self.slope))
             do(G.addcmul_, dI[1], self.rings.tails(self.slope, chunk))
             do(g.add_, chunk.of(self.g))
-            do(g.addcmul_, G, self.geometry(chunk).ir, value=-1)
+            do(g.addcmul_, G, ir, value=-1)
 
-    def _descreen(self, chunk: Chunk) -> None:
+    def _descreen(self, chunk: Chunk, pairs: Geometry) -> None:
         """H of both atoms of each pair, left in the padded scalars, and dI/dr.
 
         dH/dr = -(1 + s^2/r^2)(1/L^2 - 1/U^2)/8 + ln(U/L)/(4 r^2), + 1/L^2 where s swallows the atom, s - r > o: there
         L = s - r. GBSAOBCForce adds 1/o - 1/L to H of such an atom, which takes the last term away again.
         """
         t, tape, do = self.tables, self.tape, self.tape.do
-        o, s, ir = chunk.of(t.o), chunk.of(t.s), self.geometry(chunk).ir
+        o, s, ir = chunk.of(t.o), chunk.of(t.s), pairs.ir
         H, dH = self.rings.rows(self.rings.scalars, chunk), chunk.of(self.dI)
         with tape.scratch():
-            r, z = tape.mul(self.geometry(chunk).r2, ir), tape.mul(ir, ir)
+            r, z = tape.mul(pairs.r2, ir), tape.mul(ir, ir)
             z = tape.mul(z, chunk.of(t.s2))
             L, U, inside, ln, c = (tape.new(*H.shape[:-1]) for _ in range(5))
             do(torch.sub, s, r, out=L)
@@ -152,7 +152,7 @@ class BornPasses:
             do(torch.add, L, U, out=c)
             do(torch.sub, L, U, out=U)  # 1/L - 1/U
             do(c.mul_, U)
-            do(c.mul_, -1 / 8)  # -(1/L^2 - 1/U^2)/8
+            do(c.mul_, tape.number(-1 / 8))  # -(1/L^2 - 1/U^2)/8
             do(z.mul_, c)
             do(torch.add, c, z, out=dH)
             do(dH.addcmul_, ln, ir, value=1 / 4)
@@ -177,13 +177,10 @@ class BornPasses:
         do(torch.sub, r, d0, out=q)
         q2 = tape.mul(q, q)
         q4 = tape.mul(q2, q2)
-        do(torch.mul, q4, 0.3e6, out=N)
-        do(N.add_, 100)
-        do(N.mul_, q2)
-        do(N.add_, 1)
+        do(torch.add, tape.number(100), q4, alpha=0.3e6, out=N)
+        do(torch.addcmul, tape.number(1), N, q2, out=N)
         do(N.reciprocal_)
-        do(q4.mul_, 1.8e6)
-        do(q4.add_, 200)
+        do(torch.add, tape.number(200), q4, alpha=1.8e6, out=q4)
         do(q.mul_, q4)
         do(q.mul_, N)
         do(N.mul_, m0)
@@ -192,21 +189,16 @@ class BornPasses:
         do(H.add_, N)
         do(dH.addcmul_, N, q, value=-1)
 
-    def _screen(self, chunk: Chunk) -> None:
+    def _screen(self, chunk: Chunk, r2: Tensor) -> None:
         """Adds E = P, keeps g = P (1 - e/4)/f^2, and leaves (P/f^2) e (1 + w) B_i B_j in the padded scalars."""
-        tape, do, r2, qq, g = (
-            self.tape,
-            self.tape.do,
-            self.geometry(chunk).r2,
-            chunk.of(self.tables.qq),
-            chunk.of(self.g),
-        )
+        tape, do = self.tape, self.tape.do
+        qq, g = chunk.of(self.tables.qq), chunk.of(self.g)
         Z = self.rings.rows(self.rings.scalars[0], chunk)
         with tape.scratch():
             BB = tape.mul(self.rings.heads(self.B), self.rings.tails(self.B, chunk))
             w, e, f = (tape.new(*r2.shape[:-1]) for _ in range(3))
             do(torch.div, r2, BB, out=w)
-            do(w.mul_, -1 / 4)  # -w from here
+            do(w.mul_, tape.number(-1 / 4))  # -w from here
             do(torch.exp, w, out=e)
             do(BB.mul_, e)
             do(torch.add, r2, BB, out=f)

@@ -64,7 +64,7 @@ class AllPairs:
                     pairs = geometry(chunk)
                     g = self._central(tape, chunk, pairs.powers)
                     if born is not None:
-                        born.add_forces(chunk, g)
+                        born.add_forces(chunk, pairs.ir, g)
                     tape.do(pairs.d.mul_, g)
                     rings.collect(rings.vectors, rings.vectors, chunk, tape.F, sign=-1)
 

@@ -31,10 +31,13 @@ class TorchForces:
     not positive and overflow (float32: pairs nearer than about 6e-4 nm) give inf or NaN, each in its own replica only.
     A collinear angle has no force, as in OpenMM. Buffers are reused by the next call: one object per thread.
 
-    Relative to OpenMM Reference the force is off by 1e-15 in float64 and 8e-7 in float32 (22 and 138 atoms).
+    Relative to OpenMM Reference the force of the worst frame is off by 1e-15 in float64 and 8e-7 in float32 (22 and 138
+    atoms), the energy by 5e-11 and 5e-3 kJ/mol. Where a few terms nearly cancel, float32 is as far off as rounding the
+    positions to float32 would be.
 
     Memory: buffers of about 16 MB on the CPU and 1 GB on a GPU; constants of 4 numbers for each pair of atoms, 10 with
-    Born, 15 with necks; Born keeps 3 more for each pair and replica of a block.
+    Born, 15 with necks; Born keeps 3 more for each pair and replica of a block, 256 MB or one replica. With 4690 atoms,
+    11 million pairs, in float64: 0.6 GB, with Born and necks 2 GB; an evaluation takes 0.1 and 0.8 CPU-seconds.
 
     Args:
         terms: what a System amounts to.
@@ -108,8 +111,8 @@ class TorchForces:
     def _record(self, n: int, device: torch.device) -> Tape:
         tape = Tape(self.terms.atoms, n, device, self.dtype)
         tape.do(torch.sum, tape.x, (0, 1), out=tape.E)
-        tape.do(tape.E.mul_, 0)  # NaN where any coordinate is not finite
-        tape.do(tape.E.add_, self.terms.torsions.constant)
+        constant, zero = tape.number(self.terms.torsions.constant), tape.number(0)
+        tape.do(torch.addcmul, constant, tape.E, zero, out=tape.E)  # NaN where any coordinate is not finite
         pairs, bonded, springs = self._model(device)
         if pairs:
             pairs.record(tape, self._room(device))

@@ -63,6 +63,15 @@ class Control(nn.Module):
         """A vector field of the laboratory frame seen in the encoding's frame."""
         return a @ encoding["R"].mT if "R" in encoding else a
 
+    def stored(self, encoding: Encoding, z: Tensor) -> Encoding:
+        """What `gain` needs of frames and of the noise sums z (n, *event) over the rows that one control is held."""
+        return {"y": encoding["y"], "t": encoding["t"], "z": self.turn(encoding, z)}
+
+    def gain(self, stored: Encoding, hold: int) -> Float[Tensor, " n"]:
+        """u z - hold |u|^2 / 2: what the rows of one control add to log dP_u/dP_0."""
+        u, z = self.forward(stored), stored["z"]
+        return (u * (z - 0.5 * hold * u)).flatten(1).sum(1)
+
     @torch.no_grad()
     def drive(self, t: float, x: Tensor, v: Tensor | None) -> Float[Tensor, "n *event"]:
         """u in the laboratory frame, for `Controlled`."""

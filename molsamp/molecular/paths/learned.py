@@ -108,7 +108,7 @@ class LearnedPaths(Sampler):
         return Target(self.problem, t.kind, start * (end / start) ** share, t.mode)
 
     def _items(self, path: Path) -> dict[str, Tensor]:
-        """Path-first items of the ring: encodings at block starts, R_j in their frame, reward, behaviour."""
+        """Path-first items of the ring: what the control's `gain` needs of every block, reward, behaviour."""
         assert path.z is not None
         blocks, n = path.z.shape[:2]
         starts = path.x[:-1].flatten(0, 1)
@@ -116,13 +116,12 @@ class LearnedPaths(Sampler):
         t = path.times[:-1].to(starts.dtype).repeat_interleave(n)
         with torch.no_grad():
             encoding = self.control.encode(t, starts, v)
-            z = self.control.turn(encoding, path.z.flatten(0, 1))
-        encoding.pop("R", None)
+            stored = self.control.stored(encoding, path.z.flatten(0, 1))
 
         def path_first(a: Tensor) -> Tensor:
             return a.unflatten(0, (blocks, n)).transpose(0, 1)
 
-        items = {k: path_first(a) for k, a in {**encoding, "z": z}.items()}
+        items = {k: path_first(a) for k, a in stored.items()}
         bad = path.final.status == Status.DIVERGED
         behaviour = path.log_ratio.masked_fill(bad, math.nan)
         return items | {"reward": self._frames_of_reward(path), "behaviour": behaviour}
@@ -138,10 +137,8 @@ class LearnedPaths(Sampler):
 
     def log_rn(self, batch: dict[str, Tensor]) -> Tensor:
         """log dP_u/dP_0 of stored paths under the present control, (batch,), float64."""
-        z = batch["z"]
-        encoding = {k: a.flatten(0, 1) for k, a in batch.items() if k not in ("z", "reward", "behaviour")}
-        u = self.control.forward(encoding).view_as(z)
-        return (u * (z - 0.5 * self.settings.hold * u)).flatten(2).sum(2).double().sum(1)
+        stored = {k: a.flatten(0, 1) for k, a in batch.items() if k not in ("reward", "behaviour")}
+        return self.control.gain(stored, self.settings.hold).view(len(batch["reward"]), -1).double().sum(1)
 
     def _learn(self) -> FitResult:
         """`gradient_steps` steps of the chosen loss on the ring.

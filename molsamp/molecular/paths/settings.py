@@ -15,14 +15,14 @@ class TargetSettings(Strict):
     """The relaxed indicator of the end state.
 
     Args:
-        kind: "rmsd" (default) or "basin", see `target.Target`.
-        sigma: width, nm for "rmsd", the state's own unit for "basin"; by default the system's.
+        kind: "rmsd" (default), "basin" or "centre", see `target.Target`.
+        sigma: width, nm for "rmsd", the state's own unit otherwise; by default the system's.
         sigma_start: width to anneal from, geometrically over `heat_share` of the training.
         mode: how the frames of a path are combined.
         reward_scale: factor on log rho; the reference implementation has rows x degrees of freedom here.
     """
 
-    kind: Literal["rmsd", "basin"] = "rmsd"
+    kind: Literal["rmsd", "basin", "centre"] = "rmsd"
     sigma: float | None = Field(default=None, gt=0)
     sigma_start: float | None = Field(default=None, gt=0)
     mode: Literal["max", "final", "softmax"] = "max"
@@ -177,7 +177,7 @@ METHODS: dict[str, type[pydantic.BaseModel]] = {
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "demo": {},
     "full": {
-        "tps-dps": {"rollouts": 600, "buffer": 1024},
+        "tps-dps": {"rollouts": 300, "buffer": 1024},
         "shooting": {"moves": 600, "burn_in": 100},
         "chain": {"moves": 1000, "chains": 256},
     },

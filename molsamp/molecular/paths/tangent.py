@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from molsamp.molecular.cvs import Torsion
 from molsamp.molecular.paths.control import Control, Encoding
 from molsamp.molecular.paths.problem import Problem
 
@@ -19,12 +20,12 @@ class TorsionTangents(Control):
     problem does after the hit.
 
     Args:
-        problem: a molecular problem whose system has torsion CVs.
+        problem: a molecular problem; its torsions are those of `turning`.
         network: (n, 3 C + 1) -> (n, C).
         scale: see `Control`.
 
     Raises:
-        ValueError: for a system without torsion CVs, or with a torsion whose central bond lies in a ring.
+        ValueError: see `turning`.
     """
 
     sides: Tensor
@@ -32,12 +33,8 @@ class TorsionTangents(Control):
     def __init__(self, problem: Problem, network: nn.Module, scale: float = 0.3):
         super().__init__(problem, scale)
         self.problem, self.network = problem, network
-        self.torsions = torsions(problem)
-        self.bonds, sides = [], []
-        for cv in self.torsions:
-            b, c = cv.atoms[1:3]
-            self.bonds.append((b, c))
-            sides.append(_far_side(problem, b, c, cv.names[0]))
+        self.torsions, sides = zip(*turning(problem), strict=True)
+        self.bonds = [cv.atoms[1:3] for cv in self.torsions]
         self.register_buffer("sides", torch.stack(sides).to(problem.dtype), persistent=False)
         self.gate = 0.8 * problem.end.radius
 
@@ -53,8 +50,22 @@ class TorsionTangents(Control):
 
     def forward(self, encoding: Encoding) -> Float[Tensor, "n A 3"]:
         """u in the laboratory frame."""
-        o = self.scale * self.network(encoding["s"]) * encoding["open"][:, None]
-        return torch.einsum("nc,ncai->nai", o, encoding["d"])
+        return torch.einsum("nc,ncai->nai", self.answer(encoding), encoding["d"])
+
+    def stored(self, encoding: Encoding, z: Tensor) -> Encoding:
+        """The noise along the directions, r_c = d_c z, and their Gram matrix: all that is left of (A, 3) numbers."""
+        d = encoding["d"].flatten(2)
+        along = torch.bmm(d, z.flatten(1)[:, :, None])[..., 0]
+        return {"s": encoding["s"], "open": encoding["open"], "r": along, "gram": torch.bmm(d, d.mT)}
+
+    def gain(self, stored: Encoding, hold: int) -> Float[Tensor, " n"]:
+        """o r - hold o gram o / 2."""
+        o = self.answer(stored)
+        return (o * (stored["r"] - 0.5 * hold * torch.einsum("ncd,nd->nc", stored["gram"], o))).sum(1)
+
+    def answer(self, encoding: Encoding) -> Float[Tensor, "n C"]:
+        """scale o, nothing where the end state is reached."""
+        return self.scale * self.network(encoding["s"]) * encoding["open"][:, None]
 
     def directions(self, x: Float[Tensor, "n A 3"]) -> Float[Tensor, "n C A 3"]:
         """The unit vectors d_c."""
@@ -83,37 +94,50 @@ class TorsionTangents(Control):
         return root * (momentum[:, :, None] + turning)
 
 
-def torsions(problem: Problem) -> list:
-    """The system's torsion CVs.
+def turning(problem: Problem) -> list[tuple[Torsion, Tensor]]:
+    """Torsions about every bond that can turn, each with 1 for the atoms on the far side of its bond, 0 elsewhere (A,).
+
+    The system's torsion CVs come first, then the other bonds outside rings between heavy atoms that both have another
+    heavy neighbour.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: for a toy, for a molecule with no such bond, or for a torsion CV whose central bond is in a ring.
     """
-    from molsamp.molecular.cvs import Torsion
-
-    found = [cv for cv in problem.system.cvs.values() if isinstance(cv, Torsion)]
+    topology, cvs = problem.system.topology, problem.system.cvs.values()
+    if topology is None:
+        raise ValueError(f"the torsion control needs a molecule; {problem.system.name} is a toy")
+    near: dict[int, list[int]] = {i: [] for i in range(problem.system.event[0])}
+    for one, other in topology.bonds():
+        near[one.index].append(other.index)
+        near[other.index].append(one.index)
+    heavy = set(problem.system.heavy.tolist())
+    found: dict[tuple[int, int], tuple[Torsion, Tensor]] = {}
+    for cv in (cv for cv in cvs if isinstance(cv, Torsion)):
+        b, c = cv.atoms[1:3]
+        if (side := _far_side(near, b, c)) is None:
+            raise ValueError(
+                f"{problem.system.name}: the central bond {b}-{c} of torsion {cv.names[0]!r} (0-based) lies in a ring"
+            )
+        found[min(b, c), max(b, c)] = cv, side
+    bonds = {(i, j) for i in heavy for j in near[i] if i < j and j in heavy} - found.keys()
+    for b, c in sorted(bonds):
+        before, after = sorted(heavy.intersection(near[b]) - {c}), sorted(heavy.intersection(near[c]) - {b})
+        if before and after and (side := _far_side(near, b, c)) is not None:
+            found[b, c] = Torsion((before[0], b, c, after[0])), side
     if not found:
-        raise ValueError(f"{problem.system.name}: the torsion control needs torsion CVs; system.toml defines none")
-    return found
+        raise ValueError(f"{problem.system.name}: the torsion control needs a bond to turn about; there is none")
+    return list(found.values())
 
 
-def _far_side(problem: Problem, b: int, c: int, name: str) -> Tensor:
-    """1 for the atoms on c's side of bond b-c, 0 elsewhere."""
-    assert problem.system.topology is not None
-    neighbours: dict[int, set[int]] = {i: set() for i in range(problem.system.event[0])}
-    for bond in problem.system.topology.bonds():
-        i, j = bond[0].index, bond[1].index
-        neighbours[i].add(j)
-        neighbours[j].add(i)
+def _far_side(near: dict[int, list[int]], b: int, c: int) -> Tensor | None:
+    """1 for the atoms on c's side of bond b-c, 0 elsewhere; None where the bond is in a ring."""
     seen, front = {c}, [c]
     while front:
-        new = neighbours[front.pop()] - seen - {b}
+        new = set(near[front.pop()]) - seen - {b}
         seen |= new
         front += new
-    if any(b in neighbours[k] for k in seen - {c}):
-        raise ValueError(
-            f"{problem.system.name}: the central bond {b}-{c} of torsion {name!r} (0-based) lies in a ring"
-        )
-    side = torch.zeros(problem.system.event[0], dtype=torch.float64)
+    if any(b in near[k] for k in seen - {c}):
+        return None
+    side = torch.zeros(len(near), dtype=torch.float64)
     side[list(seen)] = 1.0
     return side

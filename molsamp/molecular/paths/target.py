@@ -20,18 +20,19 @@ class Target:
     kind "rmsd": -d^2 / (2 sigma^2) with d^2 the mean over heavy atoms AND axes of the squared deviation from the
     end configuration after superposition (so sigma, in nm, compares with RMSD / sqrt(3)).
     kind "basin": -max(0, d - radius)^2 / (2 sigma^2) with d the distance to the end state in its own metric.
+    kind "centre": -d^2 / (2 sigma^2) with the same d.
     mode "max" takes the best frame, "final" the last, "softmax" (tau ln mean exp(./tau)) something between.
 
     Args:
         problem: the end state.
-        kind: "rmsd" or "basin".
-        sigma: width, nm for "rmsd", the state's own unit for "basin".
+        kind: "rmsd", "basin" or "centre".
+        sigma: width, nm for "rmsd", the state's own unit otherwise.
         mode: how frames are combined.
         tau: temperature of "softmax", nats.
     """
 
     problem: Problem
-    kind: Literal["rmsd", "basin"]
+    kind: Literal["rmsd", "basin", "centre"]
     sigma: float
     mode: Literal["max", "final", "softmax"] = "max"
     tau: float = 1.0
@@ -41,7 +42,8 @@ class Target:
         if self.kind == "rmsd":
             d2 = self.problem.deviation(x).double() ** 2 / x.shape[-1]
         else:
-            d2 = (self.problem.distance(x).double() - self.problem.end.radius).clamp(min=0.0) ** 2
+            free = self.problem.end.radius if self.kind == "basin" else 0.0
+            d2 = (self.problem.distance(x).double() - free).clamp(min=0.0) ** 2
         return -d2 / (2.0 * self.sigma**2)
 
     def __call__(self, x: Float[Tensor, "F n *event"]) -> Float[Tensor, " n"]:

@@ -75,7 +75,7 @@ def test_a_cache_that_cannot_be_written_costs_one_warning(code, result, tmp_path
 
 @pytest.mark.slow
 def test_a_cold_start_says_so_and_a_warm_one_is_silent(tmp_path):
-    """Under 15 s and 2 s beyond a start of Python without kernels, in CPU time, so that a busy machine does not show."""
+    """Under 15 s and 2 s beyond a start without kernels, in CPU time, so that a busy machine does not show."""
     bare = "import molsamp as ms, openmm, torch; ms.rollout; ms.molecular.NativeEnergy"
 
     def cost(**options):

@@ -14,6 +14,7 @@ from molsamp.molecular.paths.learned import LearnedPaths
 from molsamp.molecular.paths.networks import build_control
 from molsamp.molecular.paths.problem import Problem
 from molsamp.molecular.paths.settings import NetworkSettings
+from molsamp.molecular.paths.target import Target
 from molsamp.molecular.system import load
 
 NETWORKS, HEADS = {"mlp": (12, 12), "painn": (4, 4), "e3nn": (4, 4)}, ("force", "scale", "potential")
@@ -166,16 +167,22 @@ def test_tangents_are_unit_and_move_no_rigid_body(tangents):
     """|d_c| = 1, no momentum sum sqrt(m) d, no angular momentum sum r x sqrt(m) d."""
     x, root = frames(3), ALANINE.masses.sqrt()[:, None]
     d = tangents.directions(x)
-    assert d.shape == (3, 2, 22, 3)
-    assert torch.allclose(d.flatten(2).norm(dim=-1), torch.ones(3, 2, dtype=torch.float64), atol=1e-12)
+    assert d.shape == (3, 4, 22, 3)
+    assert torch.allclose(d.flatten(2).norm(dim=-1), torch.ones(3, 4, dtype=torch.float64), atol=1e-12)
     p = root * d
     assert float(p.sum(2).abs().max()) < 1e-12
     spin = torch.linalg.cross(x[:, None].expand_as(p), p).sum(2)
     assert float(spin.abs().max()) < 1e-12
 
 
+def test_every_bond_that_can_turn_has_a_tangent(tangents):
+    """phi and psi as the system names them, then both peptide bonds; not the methyl groups."""
+    assert [cv.atoms for cv in tangents.torsions] == [(4, 6, 8, 14), (6, 8, 14, 16), (1, 4, 6, 8), (8, 14, 16, 18)]
+    assert [int(side.sum()) for side in tangents.sides] == [14, 8, 16, 6]
+
+
 def test_a_tangent_turns_its_torsion_and_nothing_else(tangents):
-    """Along x + e d_c / sqrt(m), by central differences: torsion c moves, the other torsion and all bonds do not.
+    """Along x + e d_c / sqrt(m), by central differences: torsion c moves, the other torsions and all bonds do not.
 
     The rate is that of the rigid turn from which d_c is made: 1 / |sqrt(m) (field - rigid part)|, about 3 rad for a
     unit step in sqrt(Da) nm; here it is found again from the turn itself, one side rotated by Rodrigues' formula.
@@ -184,20 +191,24 @@ def test_a_tangent_turns_its_torsion_and_nothing_else(tangents):
     d, h = tangents.directions(x)[0], 1e-5
     bonds = torch.tensor([[b[0].index, b[1].index] for b in ALANINE.topology.bonds()])
 
+    def values(y):
+        return torch.cat([cv(y) for cv in tangents.torsions], 1)
+
     def internal(y):
         lengths = (y[:, bonds[:, 0]] - y[:, bonds[:, 1]]).norm(dim=-1)
-        return ALANINE.values(y), lengths
+        return values(y), lengths
 
-    for c in range(2):
+    for c in range(4):
         (up, far), (down, near) = internal(x + h * d[c] / root), internal(x - h * d[c] / root)
         rate = (up - down)[0] / (2 * h)
-        assert abs(float(rate[1 - c])) < 1e-6 and float((far - near).abs().max()) / (2 * h) < 1e-6
+        others = torch.arange(4) != c
+        assert float(rate[others].abs().max()) < 1e-6 and float((far - near).abs().max()) / (2 * h) < 1e-6
         i, j = tangents.bonds[c]
         axis = torch.nn.functional.normalize(x[0, j] - x[0, i], dim=0)
         arm, side = x[0] - x[0, j], tangents.sides[c][:, None]
         turn = side * (arm * (math.cos(h) - 1) + torch.linalg.cross(axis.expand_as(arm), arm) * math.sin(h))
         turn = turn + side * axis * (arm @ axis)[:, None] * (1 - math.cos(h))
-        moved = (ALANINE.values(x + turn) - ALANINE.values(x))[0]
+        moved = (values(x + turn) - values(x))[0]
         assert float(moved[c]) == pytest.approx(h, rel=1e-4), "the field turns the torsion by the angle itself"
         raw = root * turn / h
         assert float(rate[c]) == pytest.approx(1.0 / float((raw * d[c]).sum()), rel=1e-4)
@@ -222,7 +233,7 @@ def test_impossible_networks_are_refused():
     cases = [
         (problem(), {"kind": "painn", "head": "torsion"}, "network.kind = 'mlp', not 'painn'"),
         (well(), {"kind": "e3nn"}, "needs a molecule; double-well is a toy"),
-        (well(), {"head": "torsion"}, "double-well: the torsion control needs torsion CVs"),
+        (well(), {"head": "torsion"}, "needs a molecule; double-well is a toy"),
         (problem(), {"kind": "painn", "widths": (8, 16)}, "must all be the same"),
     ]
     for case, settings, words in cases:
@@ -310,6 +321,14 @@ def test_loss_scale_scales_the_loss_and_reward_scale_the_reward():
     items = plain._items(plain.run(8, Noise(24)))
     assert float(scaled._loss(dict(items)).detach()) == pytest.approx(0.1 * float(plain._loss(dict(items)).detach()))
     assert torch.allclose(rewarded._stored_reward(items["reward"]), 7.0 * plain._stored_reward(items["reward"]))
+
+
+def test_the_targets_of_one_frame():
+    """On the double well, 0.2 and 0.9 from B (radius 0.5): the centre is d, the basin what d exceeds the radius by."""
+    x = well().end.x + torch.tensor([[[0.2, 0.0]], [[0.0, 0.9]]], dtype=torch.float64)
+    for kind, expected in {"centre": (0.2, 0.9), "basin": (0.0, 0.4)}.items():
+        rho = Target(well(), kind, 0.1).frames(x)[:, 0]
+        assert torch.allclose(rho, -50.0 * torch.tensor(expected, dtype=torch.float64) ** 2)
 
 
 def test_the_noise_cools_down_and_the_target_narrows():
