@@ -8,7 +8,8 @@ Appends to benchmarks/results/forces.json; what is there for the code as it stan
 
     python benchmarks/forces.py [--systems ...] [--replicas 1,16,...] [--only steps|threads|memory|table]
 
-`peptide-300` is a random sequence of 300 residues in an extended chain, ff14SB with GBn2, 5076 atoms. Lanes keep four
+`alanine-dipeptide-obc` is a GBSAOBCForce, which OpenMM has kernels for; obc1, obc2 and gbn2 are the CustomGBForce of
+its implicit/*.xml. `peptide-300` is a random sequence of 300 residues in an extended chain, ff14SB with GBn2, 5076 atoms. Lanes keep four
 vectors of every pair of atoms a thread in generalised Born: 3.3 GB there, in either precision.
 """
 
@@ -28,6 +29,7 @@ os.environ.update(MOLSAMP_THREADS="1", OMP_NUM_THREADS="1")
 import openmm
 import torch
 from interleaved import ROOT, Results, Work, code_version, rates
+from openmm import app
 from peptide import long_peptide
 from torch import Tensor
 
@@ -41,12 +43,12 @@ SYSTEMS = {  # and the largest N that fits into minutes
     "alanine-dipeptide": 4096,
     "alanine-dipeptide-obc": 4096,
     "alanine-dipeptide-obc1": 4096,
+    "alanine-dipeptide-obc2": 4096,
     "alanine-dipeptide-gbn2": 4096,
     "chignolin": 256,
     "peptide-300": 16,
 }
-TORCH = {"alanine-dipeptide": 4096, "alanine-dipeptide-obc": 1024, "alanine-dipeptide-obc1": 1024,
-         "alanine-dipeptide-gbn2": 1024, "chignolin": 16, "peptide-300": 0}  # fmt: skip
+TORCH = {name: 1024 for name in SYSTEMS} | {"alanine-dipeptide": 4096, "chignolin": 16, "peptide-300": 0}
 LANES = [("lanes", torch.float32), ("lanes", torch.float64)]
 BOTH = [*LANES, ("torch", torch.float32), ("torch", torch.float64)]
 PROPERTIES = {"CPU": {"Threads": "1"}, "CUDA": {"Precision": "mixed"}, "OpenCL": {"Precision": "mixed"}}
@@ -59,8 +61,18 @@ def molecule(name: str) -> tuple[openmm.System, Tensor]:
     """The System and a configuration (A, 3) of it."""
     if name == "peptide-300":
         return long_peptide(300)
+    if name == "alanine-dipeptide-obc2":
+        return of_another_solvent("alanine-dipeptide-gbn2", "implicit/obc2.xml")
     system = load(name)
     return system.forcefield_system(), next(iter(system.states.values())).x
+
+
+def of_another_solvent(name: str, solvent: str) -> tuple[openmm.System, Tensor]:
+    """A bundled system with ff14SB in this implicit solvent."""
+    system = load(name)
+    options = {"constraints": None, "rigidWater": False, "removeCMMotion": False}
+    forcefield = app.ForceField("amber14/protein.ff14SB.xml", solvent)
+    return forcefield.createSystem(system.topology, **options), next(iter(system.states.values())).x
 
 
 def masses(system: openmm.System) -> Tensor:
@@ -86,12 +98,12 @@ def evaluations(energy: NativeEnergy, x: Tensor) -> Work:
 
 
 def steps(energy: NativeEnergy, x: Tensor, m: Tensor) -> Work:
-    """k steps by the public `rollout`."""
+    """8 k steps by the public `rollout`, which evaluates once more at its end."""
     dyn, start = Underdamped(energy, m, KT, FRICTION), Particles.at(x, torch.zeros_like(x))
 
     def work(k: int) -> float:
-        rollout(dyn, LangevinMiddle(), start, [H * i for i in range(k + 1)], noise=Noise(2), save="last")
-        return k * len(x)
+        rollout(dyn, LangevinMiddle(), start, [H * i for i in range(8 * k + 1)], noise=Noise(2), save="last")
+        return 8 * k * len(x)
 
     return work
 
@@ -161,14 +173,14 @@ def measure_threads(name: str, n: int, turns: int) -> list[dict]:
 
 
 def peak(name: str, n: int, tier: str, dtype: torch.dtype) -> None:
-    """Prints by how many MB the peak of this process in four steps of n replicas lies above its size before them."""
+    """Prints by how many MB the peak of this process in eight steps of n replicas lies above its size before them."""
     system, x = molecule(name)
     steps(NativeEnergy.from_openmm(_one_particle(), dtype, tier), torch.zeros(1, 1, 3, dtype=dtype), torch.ones(1, 1))(
         4
     )
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading and compiling
     before = _megabytes("VmRSS")
-    steps(NativeEnergy.from_openmm(system, dtype, tier), at_rest(x, n, dtype), masses(system))(4)
+    steps(NativeEnergy.from_openmm(system, dtype, tier), at_rest(x, n, dtype), masses(system))(1)
     print(json.dumps(_megabytes("VmHWM") - before))
 
 
@@ -213,7 +225,7 @@ def table(entries: list[dict]) -> str:
         f"(load {e['load']:.1f})"
         for e in found["threads"]
     ]
-    lines.append("\npeak memory, MB: a rollout of four steps, with the energy and all its buffers")
+    lines.append("\npeak memory, MB: a rollout of eight steps, with the energy and all its buffers")
     lines += [
         f"{e['system']:24} {e['tier'] + '-' + e['dtype']:14} N = {e['N']:5} {e['MB']:8.1f}" for e in found["memory"]
     ]

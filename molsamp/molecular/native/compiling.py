@@ -17,7 +17,7 @@ import numba
 from llvmlite import binding
 from numba import njit
 
-SOURCES = ("alignment", "compiling", "lanes", "stepping", "terms", "vector")
+SOURCES = ("alignment", "compiling", "lanes", "stepping", "tangents", "terms", "vector")
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 kernel = njit(**OPTIONS)

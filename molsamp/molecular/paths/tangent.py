@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from molsamp.molecular.cvs import Torsion
+from molsamp.molecular.geometry import flat
 from molsamp.molecular.paths.control import Control, Encoding
 from molsamp.molecular.paths.problem import Problem
 
@@ -28,24 +30,18 @@ class TorsionTangents(Control):
         ValueError: see `turning`.
     """
 
-    sides: Tensor
-
     def __init__(self, problem: Problem, network: nn.Module, scale: float = 0.3):
         super().__init__(problem, scale)
         self.problem, self.network = problem, network
         self.torsions, sides = zip(*turning(problem), strict=True)
-        self.bonds = [cv.atoms[1:3] for cv in self.torsions]
-        self.register_buffer("sides", torch.stack(sides).to(problem.dtype), persistent=False)
+        self.atoms, self.sides = np.array([cv.atoms for cv in self.torsions]), np.stack(sides)
         self.gate = 0.8 * problem.end.radius
 
     def encode(self, t: float | Tensor, x: Tensor, v: Tensor | None) -> Encoding:
         """{"s": inputs of the network, "d": directions (n, C, A, 3) in the laboratory frame, "open": gate}."""
         assert v is not None
-        d = self.directions(x)
-        phi = torch.cat([cv(x) for cv in self.torsions], 1)
-        speed = torch.einsum("ncai,nai->nc", d, v * (self.masses / self.problem.kT).sqrt())
-        time = torch.as_tensor(t, dtype=x.dtype).expand(len(x)) / self.horizon
-        s = torch.cat([phi.sin(), phi.cos(), speed, time[:, None]], 1)
+        s, d = self._look(x, v)
+        s[:, -1] = torch.as_tensor(t, dtype=x.dtype) / self.horizon
         return {"s": s, "d": d, "open": (self.problem.distance(x) > self.gate).to(x.dtype)}
 
     def forward(self, encoding: Encoding) -> Float[Tensor, "n A 3"]:
@@ -69,33 +65,22 @@ class TorsionTangents(Control):
 
     def directions(self, x: Float[Tensor, "n A 3"]) -> Float[Tensor, "n C A 3"]:
         """The unit vectors d_c."""
-        root = self.masses.sqrt()
-        fields = []
-        for (b, c), side in zip(self.bonds, self.sides, strict=True):
-            axis = x[:, c] - x[:, b]
-            axis = axis / axis.norm(dim=-1, keepdim=True)
-            arm = x - x[:, c, None]
-            fields.append(root * side[:, None] * torch.linalg.cross(axis[:, None].expand_as(arm), arm))
-        d = torch.stack(fields, 1)
-        d = d - self._rigid_part(x, d)
-        return d / d.flatten(2).norm(dim=-1)[:, :, None, None]
+        return self._look(x, torch.zeros_like(x))[1]
 
-    def _rigid_part(self, x: Tensor, d: Tensor) -> Tensor:
-        """Projection of mass-weighted fields d (n, C, A, 3) on overall translations and rotations."""
-        root, m = self.masses.sqrt(), self.masses
-        r = x - (m * x).sum(1, keepdim=True) / m.sum()
-        momentum = torch.einsum("ab,ncai->nci", root, d) / m.sum()
-        spin = torch.linalg.cross(r[:, None].expand_as(d), root * d).sum(2)
-        inertia = (m * r.square().sum(-1, keepdim=True)).sum(1)[:, :, None] * torch.eye(3).to(x) - torch.einsum(
-            "nai,naj->nij", m * r, r
+    def _look(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs of the network, the time still free, and directions."""
+        from molsamp.molecular.native.tangents import tangents
+
+        C = len(self.atoms)
+        s, d = x.new_empty(len(x), 3 * C + 1), x.new_empty(len(x), C, *x.shape[1:])
+        tangents(
+            flat(x), flat(v), self.atoms, self.sides, self.root_masses, self.problem.kT, s.numpy(), d.flatten(2).numpy()
         )
-        omega = torch.linalg.solve(inertia, spin.mT).mT
-        turning = torch.linalg.cross(omega[:, :, None].expand_as(d), r[:, None].expand_as(d))
-        return root * (momentum[:, :, None] + turning)
+        return s, d
 
 
-def turning(problem: Problem) -> list[tuple[Torsion, Tensor]]:
-    """Torsions about every bond that can turn, each with 1 for the atoms on the far side of its bond, 0 elsewhere (A,).
+def turning(problem: Problem) -> list[tuple[Torsion, Bool[np.ndarray, " A"]]]:
+    """Torsions about every bond that can turn, each with the atoms on the far side of its bond.
 
     The system's torsion CVs come first, then the other bonds outside rings between heavy atoms that both have another
     heavy neighbour.
@@ -111,7 +96,7 @@ def turning(problem: Problem) -> list[tuple[Torsion, Tensor]]:
         near[one.index].append(other.index)
         near[other.index].append(one.index)
     heavy = set(problem.system.heavy.tolist())
-    found: dict[tuple[int, int], tuple[Torsion, Tensor]] = {}
+    found: dict[tuple[int, int], tuple[Torsion, np.ndarray]] = {}
     for cv in (cv for cv in cvs if isinstance(cv, Torsion)):
         b, c = cv.atoms[1:3]
         if (side := _far_side(near, b, c)) is None:
@@ -129,8 +114,8 @@ def turning(problem: Problem) -> list[tuple[Torsion, Tensor]]:
     return list(found.values())
 
 
-def _far_side(near: dict[int, list[int]], b: int, c: int) -> Tensor | None:
-    """1 for the atoms on c's side of bond b-c, 0 elsewhere; None where the bond is in a ring."""
+def _far_side(near: dict[int, list[int]], b: int, c: int) -> np.ndarray | None:
+    """Which atoms are on c's side of bond b-c, (A,); None where the bond is in a ring."""
     seen, front = {c}, [c]
     while front:
         new = set(near[front.pop()]) - seen - {b}
@@ -138,6 +123,4 @@ def _far_side(near: dict[int, list[int]], b: int, c: int) -> Tensor | None:
         front += new
     if any(b in near[k] for k in seen - {c}):
         return None
-    side = torch.zeros(len(near), dtype=torch.float64)
-    side[list(seen)] = 1.0
-    return side
+    return np.isin(np.arange(len(near)), list(seen))

@@ -181,6 +181,16 @@ def test_every_bond_that_can_turn_has_a_tangent(tangents):
     assert [int(side.sum()) for side in tangents.sides] == [14, 8, 16, 6]
 
 
+def test_what_a_torsion_control_sees(tangents):
+    """Sines, cosines, sqrt(m / kT) v along the directions, t / T."""
+    x, v = frames(3), Noise(9).normal(0, torch.arange(3), (22, 3))
+    angles = torch.cat([cv(x) for cv in tangents.torsions], 1)
+    root = (ALANINE.masses / ALANINE.kT).sqrt()[:, None]
+    speed = (tangents.directions(x) * (root * v)[:, None]).sum((2, 3))
+    expected = torch.cat([angles.sin(), angles.cos(), speed, torch.full((3, 1), 0.3, dtype=torch.float64)], 1)
+    assert torch.allclose(tangents.encode(0.3 * tangents.horizon, x, v)["s"], expected, atol=1e-12)
+
+
 def test_a_tangent_turns_its_torsion_and_nothing_else(tangents):
     """Along x + e d_c / sqrt(m), by central differences: torsion c moves, the other torsions and all bonds do not.
 
@@ -203,9 +213,9 @@ def test_a_tangent_turns_its_torsion_and_nothing_else(tangents):
         rate = (up - down)[0] / (2 * h)
         others = torch.arange(4) != c
         assert float(rate[others].abs().max()) < 1e-6 and float((far - near).abs().max()) / (2 * h) < 1e-6
-        i, j = tangents.bonds[c]
+        i, j = tangents.atoms[c, 1:3]
         axis = torch.nn.functional.normalize(x[0, j] - x[0, i], dim=0)
-        arm, side = x[0] - x[0, j], tangents.sides[c][:, None]
+        arm, side = x[0] - x[0, j], torch.as_tensor(tangents.sides[c])[:, None].double()
         turn = side * (arm * (math.cos(h) - 1) + torch.linalg.cross(axis.expand_as(arm), arm) * math.sin(h))
         turn = turn + side * axis * (arm @ axis)[:, None] * (1 - math.cos(h))
         moved = (values(x + turn) - values(x))[0]
