@@ -9,8 +9,8 @@ Appends to benchmarks/results/forces.json; what is there for the code as it stan
     python benchmarks/forces.py [--systems ...] [--replicas 1,16,...] [--only steps|threads|memory|table]
 
 `alanine-dipeptide-obc` is a GBSAOBCForce, which OpenMM has kernels for; obc1, obc2 and gbn2 are the CustomGBForce of
-its implicit/*.xml. `peptide-300` is a random sequence of 300 residues in an extended chain, ff14SB with GBn2, 5076 atoms. Lanes keep four
-vectors of every pair of atoms a thread in generalised Born: 3.3 GB there, in either precision.
+its implicit/*.xml. `peptide-300` is a random sequence of 300 residues in an extended chain, ff14SB with GBn2, 5076
+atoms. Lanes keep four vectors of every pair of atoms a thread in generalised Born: 3.3 GB there, in either precision.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def test_broken_toml(folder):
         ("temperature", "temperatur", ["'settings.temperatur' is unknown", "did you mean 'settings.temperature'?"]),
         (r"^torsion", "dihedral", ["'cvs.phi.dihedral' is unknown", "torsion"]),
         (r"^radius", "radus", ["'states.C5.radus' is unknown", "did you mean 'states.C5.radius'?"]),
-        (r"^\[sources\]", "constraints = 'HBonds'\n[sources]", ["'settings.constraints' is unknown", "Allowed:"]),
+        (r"^log_p_hit", "constraints = 'HBonds'\nlog_p_hit", ["'settings.constraints' is unknown", "Allowed:"]),
         (r"^steps = .*", "", ["'settings.steps' is missing"]),
         (r'"1 fs"', '"-1 fs"', ["settings.timestep", "-1 fs", "greater than 0"]),
         (r'"1 fs"', "0", ["settings.timestep", "greater than 0"]),
