@@ -94,7 +94,7 @@ class NativeEnergy(Energy):
         return TorchForces(self.terms, self.dtype, self.compile)
 
     def differentiable(self, x: Float[Tensor, "n atoms 3"]) -> Float[Tensor, " n"]:
-        """E (n,) in kJ/mol as a function that autograd sees through: forces by its gradient, Hessians by two; counted."""
+        """E (n,) in kJ/mol as autograd can see through it: forces by its gradient, Hessians by two; counted."""
         self._count(len(x))
         return self._torch.differentiable(x)
 

@@ -66,7 +66,8 @@ class Lanes:
             return None
         if start.x.dtype != self.dtype or start.x.device.type != "cpu" or not table:
             return None
-        scale = 1.0 / dyn.masses.double() if isinstance(dyn, Underdamped) else torch.tensor(dyn.mobility, dtype=torch.float64)
+        mobility = 1.0 / dyn.masses if isinstance(dyn, Underdamped) else dyn.mobility
+        scale = torch.as_tensor(mobility, dtype=torch.float64)
         program = compile_table(table, scale, self.atoms)
         return program and Carriage(self, program, start, noise, heat, record)
 
