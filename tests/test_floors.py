@@ -13,7 +13,9 @@ FLOOR = {"engine": 0, "schema": 0, "learn": 1, "molecular": 2, "planning": 2, "i
 ONLY_IN = {"openmm": "molecular", "mdtraj": "molecular", "typer": "runs", "rich": "runs", "ray": "runs"}
 SLOW = {"e3nn", "torch_geometric", "deeptime", "pymbar", "numba", "ray"}
 # Files made of numba kernels import it as they load; so they are themselves imported inside functions only.
-KERNELS = {f"molecular/native/{name}.py" for name in ("alignment", "compiling", "lanes", "stepping", "vector")}
+KERNELS = {
+    f"molecular/native/{name}.py" for name in ("alignment", "compiling", "lanes", "stepping", "tangents", "vector")
+}
 ENGINE_MAY = {"torch", "numpy", "jaxtyping", "molsamp"} | set(sys.stdlib_module_names)
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "random"}
 FORBIDDEN_CALLS = {"eval", "exec", "torch.load", "numpy.random", "torch.Generator", "torch.manual_seed"}
