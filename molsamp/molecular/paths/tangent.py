@@ -14,7 +14,7 @@ from molsamp.molecular.paths.problem import Problem
 
 
 class TorsionTangents(Control):
-    """u = scale sum_c o_c(s) d_c(x) along unit vectors d_c of rigid rotations about the torsions' central bonds.
+    """u = sum_c o_c d_c(x), o = L tanh(scale net(s) / L): along unit vectors d_c that turn torsions about their bonds.
 
     d_c is sqrt(m) times the velocity field of turning one side of bond c, minus overall translation and rotation,
     normalised. The network sees s = (sin, cos) of every torsion, the mass-weighted velocity along d_c in thermal
@@ -29,6 +29,8 @@ class TorsionTangents(Control):
     Raises:
         ValueError: see `turning`.
     """
+
+    LIMIT = 0.8  # noise units: what is learned stays below 0.5; without it one fast path in thousands drives itself
 
     def __init__(self, problem: Problem, network: nn.Module, scale: float = 0.3):
         super().__init__(problem, scale)
@@ -60,8 +62,9 @@ class TorsionTangents(Control):
         return (o * (stored["r"] - 0.5 * hold * torch.einsum("ncd,nd->nc", stored["gram"], o))).sum(1)
 
     def answer(self, encoding: Encoding) -> Float[Tensor, "n C"]:
-        """scale o, nothing where the end state is reached."""
-        return self.scale * self.network(encoding["s"]) * encoding["open"][:, None]
+        """o times `scale`, within `LIMIT`, and nothing where the end state is reached."""
+        o = self.LIMIT * torch.tanh(self.scale / self.LIMIT * self.network(encoding["s"]))
+        return o * encoding["open"][:, None]
 
     def directions(self, x: Float[Tensor, "n A 3"]) -> Float[Tensor, "n C A 3"]:
         """The unit vectors d_c."""
