@@ -20,7 +20,7 @@ from molsamp.engine.integrators import Integrator, Table
 from molsamp.engine.measures import ess, log_mean_exp
 from molsamp.engine.noise import Noise
 from molsamp.engine.rollout import rollout
-from molsamp.engine.state import Memory, Particles, Status
+from molsamp.engine.state import Memory, Particles, Path, Status
 
 Scheme = Literal["systematic", "stratified", "multinomial", "residual"]
 BELOW_ONE = 1.0 - 2.0**-53
@@ -81,6 +81,8 @@ def smc(
     every: int = 1,
     scheme: Scheme = "systematic",
     below: float = 0.5,
+    watch: Callable[[int, Path], None] | None = None,
+    each: Callable[[int, Path, Particles, Tensor], None] | None = None,
 ) -> tuple[Particles, float]:
     """Sequential Monte Carlo: roll a segment, weigh by the potential, resample; again until the end of the grid.
 
@@ -94,6 +96,10 @@ def smc(
         noise: for the dynamics and, in its stream "resample", for the resampling.
         every: rows a segment; the last one may be shorter.
         scheme, below: as in `resample`. The last segment is not resampled.
+        watch: observer called ahead of the potential with (k, the segment that ends at times[k]); with it segments
+            are saved at every row, so that a potential may depend on all of their frames.
+        each: observer called after every segment with (k, segment, weighted particles at times[k], index of the
+            ancestor that each particle of the next segment has among them).
 
     Returns:
         (weighted particles at times[-1], log of their mean weight; -inf once every weight is zero).
@@ -113,14 +119,20 @@ def smc(
             p,
             times[first : last + 1],
             noise=noise,
-            save="last",
+            save="last" if watch is None else "all",
             first=first,
             memory=memory,
         )
-        p, memory = _weigh(segment.final, potential(last, segment.final)), segment.memory
+        p, memory = segment.final, segment.memory
+        if watch is not None:
+            watch(last, segment)
+        cloud = p = _weigh(p, potential(last, p))
+        ancestors = torch.arange(len(p), device=p.x.device)
         if last < len(table):
             p, ancestors = resample(p, noise, last, scheme=scheme, below=below)
             memory = _take(memory, ancestors)
+        if each is not None:
+            each(last, segment, cloud, ancestors)
     return p, log_mean_exp(live_weights(p))[0]
 
 

@@ -1,4 +1,4 @@
-"""Transition paths: one problem, five samplers, one kind of answer."""
+"""Transition paths: one problem, six samplers, one kind of answer."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ def make(
     from molsamp.molecular.paths.learned import LearnedPaths
     from molsamp.molecular.paths.shooting import Shooting
     from molsamp.molecular.paths.steered import Steered
+    from molsamp.molecular.paths.twisted import TwistedPaths
 
     classes = {
         "tps-dps": LearnedPaths,
@@ -48,6 +49,7 @@ def make(
         "md": UnbiasedMD,
         "shooting": Shooting,
         "steered": Steered,
+        "twisted": TwistedPaths,
     }
     if method not in classes:
         raise ValueError(f"method {method!r} is not one of {', '.join(METHODS)}")

@@ -102,6 +102,28 @@ def concatenate(parts: list[Path]) -> Path:
     )
 
 
+def end_to_end(parts: list[Path]) -> Path:
+    """One path record of rollouts that follow each other in time, each from where the one before ended."""
+
+    def joined(name: str, frames: bool) -> Tensor | None:
+        blocks = [getattr(p, name) for p in parts]
+        if blocks[0] is None:
+            return None
+        return torch.cat([b[:-1] for b in blocks[:-1]] + blocks[-1:] if frames else blocks)
+
+    x, times = joined("x", True), joined("times", True)
+    assert x is not None and times is not None
+    return replace(
+        parts[-1],
+        times=times,
+        x=x,
+        v=joined("v", True),
+        z=joined("z", False),
+        energy=joined("energy", True),
+        log_ratio=torch.stack([p.log_ratio for p in parts]).sum(0),
+    )
+
+
 def _to_tensors(path: Path) -> dict[str, Tensor]:
     blocks = {k: getattr(path, k) for k in ("times", "x", "v", "z", "energy", "log_ratio")}
     flat = {k: b for k, b in blocks.items() if b is not None}

@@ -154,6 +154,43 @@ class ChainSettings(Strict):
     arrival: Literal["any", "final"] = "any"
 
 
+class TwistedSettings(Strict):
+    """Twisted sequential Monte Carlo: populations guided by a learned log h, which they teach in turn.
+
+    Args:
+        particles: of a population.
+        populations: of the production, with log h frozen; their scatter is every error bar.
+        refinements: populations that teach log h after the end state has been reached.
+        levels: most populations on the way to the end state before giving up.
+        share: of the weight that lies beyond the next level.
+        ancestors: least number of distinct starts behind that share; the level is held back where there are fewer.
+        every, hold: rows between boundaries, and for which one control is kept.
+        pool: start velocities drawn for each particle that starts.
+        widths, fine: hidden layers of the two networks.
+        pairs: particles a boundary that teach.
+        classify_steps, step_steps, batch, learning_rate: Adam's, on the way and in the refinement.
+        arrival: a hit is "any" frame in the end state, or the "final" one.
+    """
+
+    particles: int = Field(default=4096, ge=2)
+    populations: int = Field(default=16, ge=2)
+    refinements: int = Field(default=12, ge=0)
+    levels: int = Field(default=40, ge=1)
+    share: float = Field(default=0.15, gt=0, lt=1)
+    ancestors: int = Field(default=24, ge=1)
+    every: int = Field(default=20, ge=1)
+    hold: int = Field(default=10, ge=1)
+    pool: int = Field(default=8, ge=1)
+    widths: tuple[int, ...] = (64, 64)
+    fine: tuple[int, ...] = (128, 64)
+    pairs: int = Field(default=2048, ge=2)
+    classify_steps: int = Field(default=300, ge=1)
+    step_steps: int = Field(default=400, ge=1)
+    batch: int = Field(default=4096, ge=2)
+    learning_rate: float = Field(default=2e-3, gt=0)
+    arrival: Literal["any", "final"] = "any"
+
+
 class FreeSettings(Strict):
     """Unbiased dynamics.
 
@@ -172,6 +209,7 @@ METHODS: dict[str, type[pydantic.BaseModel]] = {
     "steered": SteeredSettings,
     "md": FreeSettings,
     "chain": ChainSettings,
+    "twisted": TwistedSettings,
 }
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
@@ -180,6 +218,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "tps-dps": {"rollouts": 300, "buffer": 1024},
         "shooting": {"moves": 600, "burn_in": 100},
         "chain": {"moves": 1000, "chains": 256},
+        "twisted": {"populations": 64},
     },
 }
 

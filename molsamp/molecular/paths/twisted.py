@@ -1,0 +1,349 @@
+"""The exact ensemble of paths from a fixed start, given a hit, by twisted sequential Monte Carlo with a learned log h.
+
+One unit is one population (see `population`) or one lesson that log h takes from it:
+
+    on the way     The end state is approached through levels of the distance to it, each a share of the last
+                   population's weight. A classifier tells frames of the cloud, which follow p_0 h_old, from frames on
+                   lines of descent that reach the new level, which follow p_0 h: its logit is log h - log h_old - c,
+                   with c the log ratio of the two masses, which the population itself estimates.
+    refinement     h(t, z) = E[h(t', z') dP_0/dP_u | z] from one boundary to the next: log h is fitted to
+                   y = log h(t', z') - log dP_u/dP_0 by E[exp(y - f) + f], whose minimum is f = log E[exp(y)].
+    production     Populations with log h frozen: independent of each other, so that their scatter gives the error
+                   of log P_0(hit) and of every average.
+
+What comes out is exact whatever log h is; log h is also a sampler by itself, see `TwistedPaths.sample`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from molsamp.engine.dynamics import Controlled
+from molsamp.engine.estimates import Estimate, student95
+from molsamp.engine.measures import ess, log_mean_exp
+from molsamp.engine.noise import Noise
+from molsamp.engine.particles import resample
+from molsamp.engine.rollout import rollout
+from molsamp.engine.state import Particles, Path
+from molsamp.learn.fit import fit
+from molsamp.learn.networks import flatten_state, with_prefix
+from molsamp.molecular.paths.free import concatenate
+from molsamp.molecular.paths.paths import Paths
+from molsamp.molecular.paths.population import ALWAYS, Lines, Population
+from molsamp.molecular.paths.sampler import Sampler
+from molsamp.molecular.paths.settings import TwistedSettings
+from molsamp.molecular.paths.value import LogHit
+
+SPARE = 4  # kept lines of descent a population, for each that an average population gives to the result
+CLIP = 3.0  # nats above f at which exp(y - f) goes on as a line
+
+
+class TwistedPaths(Sampler):
+    """Twisted sequential Monte Carlo; arguments as in `Sampler`, settings as in `TwistedSettings`."""
+
+    name = "twisted"
+    Settings = TwistedSettings
+
+    def _begin(self) -> None:
+        s = self.settings
+        self.value = LogHit(self.problem, s.widths, s.fine, self.noise.child("network"))
+        self.level: float | None = None
+        self.arrived: int | None = None  # lesson after which the end state was the level
+        self.population: Population | None = None  # what the next lesson is taken from
+        self.log_z: list[float] = []
+        self.kept: list[tuple[int, Lines]] = []  # of the production: unit, lines of descent
+        self.seen: list[Tensor] = []  # and what was observed on their paths
+        self.keep = -(-SPARE * self.n // s.populations)
+        self.total = 2 * (s.levels + s.refinements) + s.populations
+
+    # ---------------------------------------------------------------- units
+
+    def _advance(self) -> dict[str, Any]:
+        """A population and its lesson in turn, then populations alone."""
+        producing = self.arrived is not None and self.k >= self.arrived + 2 * self.settings.refinements
+        if not producing and self.k % 2:
+            metrics = self._lesson(self.population or self._populate(self.k - 1))
+            self.population = None
+        else:
+            population = self._populate(self.k)
+            metrics = self._look(population)
+            if producing:
+                self._produce(population)
+            else:
+                self.population = population
+        self.k += 1
+        return metrics
+
+    def _populate(self, unit: int) -> Population:
+        s = self.settings
+        self.network_calls += s.particles * (self.problem.steps // s.hold + self.problem.steps // s.every)
+        return Population(
+            self.problem,
+            self.value,
+            self.noise.child(f"population {unit}"),
+            n=s.particles,
+            every=s.every,
+            hold=s.hold,
+            level=self.level,
+            final=s.arrival == "final",
+            pool=s.pool,
+        )
+
+    def _look(self, population: Population) -> dict[str, Any]:
+        alive = (population.final_weights > -math.inf).nonzero()[:, 0]
+        return {
+            "level": math.inf if self.level is None else self.level,
+            "log_p": population.log_z,
+            "efficiency": population.efficiency(),
+            "starts": len(population.lineage(alive)[0].unique()) if len(alive) else 0,
+            "hit_rate": float((population.reach() < self.problem.end.radius).double().mean()),
+        }
+
+    def _lesson(self, population: Population) -> dict[str, Any]:
+        """Classify until the end state is the level, then refine."""
+        s, metrics = self.settings, {}
+        if population.log_z == -math.inf:
+            metrics = {"loss": math.nan}
+        elif self.arrived is None:
+            goal = self._next_level(population)
+            if self.level is not None and os.environ.get("TDL"):
+                self._refine(population)
+            metrics = {"loss": self._classify(population, goal), "level": goal}
+            self.level = goal
+            if goal == self.problem.end.radius:
+                self.arrived = self.k + 1
+                self.total = self.arrived + 2 * s.refinements + s.populations
+        else:
+            metrics = {"loss": self._refine(population)}
+        if self.arrived is None and self.k + 1 >= 2 * s.levels:
+            self.total = self.k + 1
+        return metrics
+
+    # ---------------------------------------------------------------- on the way
+
+    def _next_level(self, population: Population) -> float:
+        """The distance that `share` of the weight stays below, or more where too few starts are behind it."""
+        s, radius = self.settings, self.problem.end.radius
+        reach, order = population.reach().sort()
+        mass = torch.softmax(population.final_weights, 0)[order].cumsum(0)
+        starts = population.lineage(order)[0]
+        firsts = torch.from_numpy(np.unique(starts.numpy(), return_index=True)[1]).sort().values
+        count = int(firsts[: s.ancestors][-1])  # the path that brings the last of the starts that are asked for
+        enough = max(int((mass < s.share).sum()), count)
+        level = max(radius, float(reach[min(enough, len(reach) - 1)].nextafter(torch.tensor(math.inf).to(reach))))
+        return level if self.level is None else min(self.level, level)
+
+    def _classify(self, population: Population, goal: float) -> float:
+        """Teach the coarse network log h of the level `goal`; returns the last cross-entropy, nats."""
+        s, draws = self.settings, self.noise.child(f"classes {self.k}")
+        logw = torch.where(population.reach() < goal, population.final_weights, -math.inf)
+        log_z = log_mean_exp(logw)[0]
+        with torch.no_grad():
+            self.value.coarse[-1].bias += log_z - population.log_z  # the new level is that much rarer
+        line = population.lineage(population.pick(0, s.pairs, draws.child("goals"), logw))
+        parts: list[tuple[Tensor, ...]] = []
+        for b in range(len(population.boundaries) - 1):
+            cloud = population.clouds[b]
+            at = torch.cat([population.pick(b, s.pairs, draws), line[b]])
+            label = (torch.arange(len(at)) >= s.pairs).to(self.problem.dtype)
+            going = ~population.done[b][at]
+            at, label = at[going], label[going]
+            if not len(at):
+                continue
+            x, v = cloud.x[at], None if cloud.v is None else cloud.v[at]
+            offset = population.log_h[b][at] + log_z - population.log_mass(b)
+            t = torch.full((len(at),), population.boundaries[b] / self.problem.steps, dtype=x.dtype)
+            parts.append((t, self.value.look(x, v).features, offset.to(x), label))
+        t, features, offset, label = (torch.cat(p) for p in zip(*parts, strict=True))
+
+        def loss(batch: dict[str, Tensor]) -> Tensor:
+            logit = self.value(batch["t"], batch["features"]) - batch["offset"]
+            return torch.nn.functional.binary_cross_entropy_with_logits(logit, batch["label"])
+
+        items = {"t": t, "features": features, "offset": offset, "label": label}
+        return self._fit(loss, items, list(self.value.coarse.parameters()), s.classify_steps)
+
+    # ---------------------------------------------------------------- refinement
+
+    def _refine(self, population: Population) -> float:
+        """Fit log h at every boundary to what the next one says; returns the last loss, nats."""
+        s, draws = self.settings, self.noise.child(f"steps {self.k}")
+        self.value.sharp.fill_(True)
+        parts: list[tuple[Tensor, ...]] = []
+        for b in range(len(population.boundaries) - 1):
+            parents = population.clouds[b]
+            going = (~population.done[b][population.ancestors[b]]).nonzero()[:, 0]
+            if not len(going):
+                continue
+            child = going[draws.integers(b, torch.arange(s.pairs), (), len(going))]
+            parent = population.ancestors[b][child]
+            x, v = parents.x[parent], None if parents.v is None else parents.v[parent]
+            t = torch.full((s.pairs,), population.boundaries[b] / self.problem.steps, dtype=x.dtype)
+            y = population.log_h[b + 1][child] - population.log_ratio[b][child]
+            parts.append((t, self.value.look(x, v).features, y.to(x)))
+        t, features, y = (torch.cat(p) for p in zip(*parts, strict=True))
+
+        def loss(batch: dict[str, Tensor]) -> Tensor:
+            f = self.value(batch["t"], batch["features"])
+            over = batch["y"] - f
+            return (torch.exp(over.clamp(max=CLIP)) * (1.0 + (over - CLIP).clamp(min=0.0)) + f).mean()
+
+        return self._fit(loss, {"t": t, "features": features, "y": y}, list(self.value.parameters()), s.step_steps)
+
+    def _fit(self, loss, items: dict[str, Tensor], parameters: list[Tensor], steps: int) -> float:
+        """Adam with a rate that falls linearly to nothing, on uniform batches."""
+        s, keys = self.settings, self.noise.child(f"batches {self.k}")
+        optimiser = torch.optim.Adam(parameters, lr=s.learning_rate)
+        count = len(items["t"])
+
+        def draw(step: int) -> dict[str, Tensor]:
+            for group in optimiser.param_groups:
+                group["lr"] = s.learning_rate * (1.0 - step / steps)
+            index = keys.integers(step, torch.arange(s.batch), (), count)
+            return {k: a[index] for k, a in items.items()}
+
+        return fit(loss, draw, optimiser, steps=steps).loss
+
+    # ---------------------------------------------------------------- production
+
+    def _produce(self, population: Population) -> None:
+        """Keep the estimate of P_0(hit) and some lines of descent."""
+        self.log_z.append(population.log_z)
+        if population.log_z > -math.inf:
+            lines = population.lines(population.draw(self.keep, self.noise.child(f"lines {self.k}")))
+            self.kept.append((self.k, lines))
+            self.seen.append(self._observe(self._replay(self.k, lines)))
+
+    def _replay(self, unit: int, lines: Lines) -> Path:
+        s = self.settings
+        return lines.replay(self.problem, self.value, s.every, s.hold, self.noise.child(f"population {unit}"))
+
+    def _observe(self, path: Path) -> Float[Tensor, "m k"]:
+        """Time of arrival and highest energy, what effective numbers are judged by."""
+        seen = [(self.problem.distance(path.x) < self.problem.end.radius).int().argmax(0).double()]
+        if path.energy is not None:
+            seen.append(path.energy.double().amax(0))
+        return torch.stack(seen, 1)
+
+    def log_p_hit(self) -> Estimate:
+        """log P_0(hit) in nats: log of the mean over populations, each unbiased; interval by their scatter."""
+        R = len(self.log_z)
+        if R < 2:
+            return Estimate(math.nan, (-math.inf, 0.0), "nats", R)
+        log_z = torch.tensor(self.log_z, dtype=torch.float64)
+        value, error = log_mean_exp(log_z)
+        half = student95(R - 1) * error
+        return Estimate(value, (value - half, value + half), "nats", R, ess(log_z))
+
+    def paths(self) -> Paths:
+        """n paths, from every population in proportion to its estimate; draws from P_0 given a hit."""
+        if not self.kept:
+            far = math.inf if self.level is None else self.level
+            note = (
+                f"After {self.settings.levels} levels the populations are still at distance {far:.3g}: give them more."
+            )
+            path = self.sample(self.n, self.noise.child("evaluation")).path
+            return Paths(self.problem, path, path.log_ratio, self.name, cost=self.cost, notes=(note,))
+        log_p = self.log_p_hit()
+        w = torch.softmax(torch.tensor([z for z in self.log_z if z > -math.inf], dtype=torch.float64), 0)
+        shares = self._shares(w)
+        path = concatenate(
+            [
+                self._replay(unit, lines.take(torch.arange(m) % self.keep))
+                for (unit, lines), m in zip(self.kept, shares, strict=True)
+                if m
+            ]
+        )
+        effective = min(float(self.n), self.effective_number(w))
+        note = (
+            f"Fixed start; {len(w)} independent populations, worth {effective:.1f} independent paths by their scatter."
+        )
+        log_rn = torch.full((self.n,), -log_p.value, dtype=torch.float64)
+        return Paths(
+            self.problem,
+            path,
+            log_rn,
+            self.name,
+            exact=True,
+            cost=self.cost,
+            effective=effective,
+            notes=(note,),
+            extra={"log_p_hit": log_p},
+        )
+
+    def _shares(self, w: Float[Tensor, " R"]) -> list[int]:
+        """How many of the n paths each population gives, systematically."""
+        u = float(self.noise.child("shares").uniform(0, torch.zeros(1, dtype=torch.int64)))
+        edges = torch.cat([torch.zeros(1, dtype=w.dtype), w.cumsum(0)])
+        edges[-1] = 1.0
+        return (edges * self.n - u).ceil().diff().long().tolist()
+
+    def effective_number(self, w: Float[Tensor, " R"]) -> float:
+        """var(f) / var(mean of f), the least over time of arrival and highest energy.
+
+        The variance of the mean is that of a ratio over populations, sum_r w_r^2 (f_r - f)^2 R / (R - 1); it sees
+        common ancestors within a population and unequal populations alike.
+        """
+        R, f = len(w), torch.stack(self.seen)  # (R, m, k)
+        means = f.mean(1)
+        centre = (w[:, None] * means).sum(0)
+        variance = (w[:, None] * (f - centre).square().mean(1)).sum(0)
+        error = (w[:, None] * (means - centre)).square().sum(0) * R / max(1, R - 1)
+        counts = torch.where(error > 0.0, variance / error, 1.0)
+        return max(1.0, float(counts.min()))
+
+    # ---------------------------------------------------------------- log h as a sampler
+
+    def sample(self, n: int, noise: Noise) -> Paths:
+        """n independent paths of the control u = N grad log h alone, v_0 from a pool weighed by h(0, v_0); weighted.
+
+        log_rn is log dP_u/dP_0 of the path and of the choice of v_0; its reference is the pool's own mean of h.
+        """
+        s, problem, draws = self.settings, self.problem, noise.child("pool")
+        pool = problem.initial(draws, torch.arange(max(1, 8 * s.pool if problem.velocities is not None else 1) * n))
+        log_h = self.value.log_h(0.0, pool.x, pool.v)
+        mass = log_mean_exp(log_h)[0]
+        chosen, parents = resample(pool.evolve(logw=log_h), draws, 0, below=ALWAYS)
+        at = draws.child("subset").uniform(0, torch.arange(len(chosen))).argsort()[:n]
+        start = Particles.at(chosen.x[at], None if chosen.v is None else chosen.v[at])
+        dyn = Controlled(problem.dynamics, self.value.control, s.hold)
+        self.network_calls += n * problem.steps // s.hold
+        with self._timed():
+            path = rollout(dyn, problem.integrator, start, problem.times, noise=noise)
+        return Paths(problem, path, path.log_ratio + log_h[parents[at]] - mass, self.name, cost=self.cost)
+
+    # ---------------------------------------------------------------- checkpoints
+
+    def _state(self) -> dict[str, Tensor]:
+        """Networks, level, production; a population that waits for its lesson is simulated again."""
+        flat = {
+            "total": torch.tensor([self.total, -1 if self.arrived is None else self.arrived]),
+            "level": torch.tensor(math.nan if self.level is None else self.level, dtype=torch.float64),
+            "log_z": torch.tensor(self.log_z, dtype=torch.float64),
+        }
+        flat |= flatten_state("value", self.value.state_dict())
+        for i, ((unit, lines), seen) in enumerate(zip(self.kept, self.seen, strict=True)):
+            blocks = {"unit": torch.tensor(unit), "seen": seen, **lines._asdict()}
+            flat |= flatten_state(f"lines{i}", blocks)
+        return flat
+
+    def _load(self, state: dict[str, Tensor]) -> None:
+        self.total, arrived = state["total"].tolist()
+        self.arrived = None if arrived < 0 else arrived
+        level = float(state["level"])
+        self.level = None if math.isnan(level) else level
+        self.log_z = state["log_z"].tolist()
+        self.value.load_state_dict(with_prefix("value", state))
+        self.kept, self.seen, self.population = [], [], None
+        while blocks := with_prefix(f"lines{len(self.kept)}", state):
+            self.seen.append(blocks["seen"])
+            self.kept.append(
+                (int(blocks.pop("unit")), Lines(blocks["x"], blocks.get("v"), blocks["ids"], blocks["done"]))
+            )
