@@ -34,11 +34,11 @@ PATHS = {"double-well": 512, "alanine-dipeptide": 64}
 COLUMNS = ("hit_rate", "rmsd", "ets", "e_max", "log_rn", "path_ess", "log_z", "channel")
 
 
-def code_version(system: str) -> str:
-    """Hash of the code and the system that a figure exercises; results stand while it stands."""
-    folders = (*CODE, f"systems/{system}")
-    files = sorted(f for d in folders for f in (ROOT / d).rglob("*") if f.suffix in {".py", ".toml", ".pdb"})
-    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()[:12]
+def code_version(*places: str) -> str:
+    """Hash of the files, and of the folders' code and structures, that a figure exercises; it stands while they do."""
+    known = {".py", ".toml", ".pdb"}
+    files = sorted(f for d in map(ROOT.joinpath, places) for f in ([d] if d.is_file() else d.rglob("*")))
+    return hashlib.sha256(b"".join(f.read_bytes() for f in files if f.suffix in known)).hexdigest()[:12]
 
 
 def commit() -> str:
@@ -60,7 +60,7 @@ def measure(system: str, method: str, seed: int, preset: str = "demo") -> dict:
     cost = analysis.paths.cost
     entry = {
         "system": system, "method": method, "preset": preset, "seed": seed,
-        "code": code_version(system), "commit": commit(), "machine": machine(),
+        "code": code_version(*CODE, f"systems/{system}"), "commit": commit(), "machine": machine(),
         "wall_seconds": time.perf_counter() - began, "cpu_seconds": cost.cpu_seconds,
         "energy_evaluations": cost.energy_evaluations,
         "results": {k: e.as_dict() for k, e in analysis.results().items()},
@@ -86,7 +86,7 @@ def table(entries: list[dict]) -> str:
                 own = {**e, "results": e[kind], "cpu_seconds": math.nan}
                 groups.setdefault((e["system"], f"({kind}){full}"), []).append(own)
     for (system, method), runs in sorted(groups.items()):
-        now = code_version(system)
+        now = code_version(*CODE, f"systems/{system}")
         seeds = ",".join(f"{r['seed']}{'' if r['code'] == now else '*'}" for r in sorted(runs, key=lambda r: r["seed"]))
         cells = [_cell([r["results"].get(c, {}).get("value") for r in runs]) for c in COLUMNS]
         evaluations = statistics.median(r["energy_evaluations"] for r in runs)

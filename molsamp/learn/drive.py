@@ -9,13 +9,21 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 
+class Abandoned(Exception):
+    """A unit of work gave up half-way because the run was asked to stop; the job is as it was before the unit."""
+
+
 class Interrupted(Exception):
     """The run was asked to stop and has written its checkpoint."""
 
 
 @runtime_checkable
 class Job(Protocol):
-    """Resumable work in `total` units; `state` and `load` carry everything the next unit depends on."""
+    """Resumable work in `total` units; `state` and `load` carry everything the next unit depends on.
+
+    A job whose units last longer than a user waits after Ctrl-C has a member `asked_to_stop`, which it calls now and
+    then within a unit, to raise `Abandoned` when it is true.
+    """
 
     k: int
     total: int
@@ -56,9 +64,16 @@ def drive(
     """
     if run is not None and (saved := run.resume()) is not None:
         job.load(saved)
+    if run is not None and hasattr(job, "asked_to_stop"):
+        job.asked_to_stop = lambda: run.interrupted
     last = time.monotonic()
     while job.k < job.total:
-        metrics = {"k": job.k, **job.advance()}
+        try:
+            metrics = {"k": job.k, **job.advance()}
+        except Abandoned:
+            assert run is not None
+            run.save(job.state())
+            raise Interrupted from None
         if run is not None:
             run.log(metrics)
         if each is not None:

@@ -31,7 +31,7 @@ def _verbs() -> None:
 def paths(
     system: Annotated[str | None, typer.Argument(help="Bundled name, folder, or a system.toml.")] = None,
     method: Annotated[
-        str | None, typer.Option(help="tps-dps | shooting | steered | md | chain [default: tps-dps].")
+        str | None, typer.Option(help="tps-dps | twisted | chain | shooting | steered | md [default: tps-dps].")
     ] = None,
     preset: Annotated[str | None, typer.Option(help="demo | full [default: demo].")] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same bytes [default: 0].")] = None,

@@ -42,6 +42,11 @@ WORDS = {
         "reached. The ensemble is exact once the chain has mixed; neighbours are correlated, so the effective number "
         "of paths is below the count."
     ),
+    "twisted": (
+        "Populations of free dynamics from {origin}, thinned and multiplied on the way by a learned probability to "
+        "reach {end}, left these lines of descent: draws from free dynamics given that {end} is reached, exact "
+        "whatever was learned. The scatter of independent populations gives the errors and the effective number."
+    ),
 }
 
 

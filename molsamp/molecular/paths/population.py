@@ -11,6 +11,7 @@ particle is free: log h is 0 and so is the control.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -43,6 +44,7 @@ class Population:
         level: distance to the end state that counts as a hit; None lets everything live, to see how far it gets.
         final: whether only the last frame can hit.
         pool: start velocities drawn for each particle that starts; the pool is resampled to follow h(0, v_0).
+        check: called at every boundary; it may raise.
     """
 
     def __init__(
@@ -57,9 +59,12 @@ class Population:
         level: float | None,
         final: bool = False,
         pool: int = 8,
+        check: Callable[[], None] = lambda: None,
     ):
         self.problem, self.value, self.noise, self.level, self.final = problem, value, noise, level, final
+        self.check = check
         self.boundaries = [*range(0, problem.steps, every), problem.steps]
+        self.check = check
         self.boundaries = [*range(0, problem.steps, every), problem.steps]
         self.done: list[Tensor] = []  # whether the hit lies behind
         self.clouds: list[Particles] = []  # weighted, before they are resampled
@@ -122,6 +127,7 @@ class Population:
         return self._now[1] - self.log_h[-1][parents]
 
     def _each(self, k: int, segment: Path, cloud: Particles, ancestors: Tensor) -> None:
+        self.check()
         self.log_ratio.append(segment.log_ratio)
         self._remember(cloud, *self._now, ancestors)
 

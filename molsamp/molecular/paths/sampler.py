@@ -15,7 +15,7 @@ from torch import Tensor
 
 from molsamp.engine.noise import Noise
 from molsamp.engine.state import Path, Status
-from molsamp.learn.drive import Journal, drive
+from molsamp.learn.drive import Abandoned, Journal, drive
 from molsamp.molecular.paths.paths import Cost, Paths
 from molsamp.molecular.paths.problem import Problem
 from molsamp.schema import validate
@@ -52,6 +52,7 @@ class Sampler(ABC):
         self.problem, self.settings, self.n = problem, settings, n
         self.noise = Noise(0) if noise is None else noise
         self.k, self.network_calls, self.cpu = 0, 0, 0.0
+        self.asked_to_stop: Callable[[], bool] = lambda: False  # set by `drive`
         self._begin()
 
     @abstractmethod
@@ -80,9 +81,23 @@ class Sampler(ABC):
         return self
 
     def advance(self) -> dict[str, Any]:
-        """One unit of work, timed; returns its metrics."""
-        with self._timed():
-            return self._advance()
+        """One unit of work, timed; returns its metrics.
+
+        Raises:
+            Abandoned: when a long unit finds that it was `asked_to_stop`; nothing has happened then.
+        """
+        counted = self.problem.energy.evaluations, self.network_calls
+        try:
+            with self._timed():
+                return self._advance()
+        except Abandoned:
+            self.problem.energy.evaluations, self.network_calls = counted
+            raise
+
+    def _check(self) -> None:
+        """Give the unit up if the run was asked to stop."""
+        if self.asked_to_stop():
+            raise Abandoned
 
     def _measure(self, path: Path) -> dict[str, Any]:
         """Hit rate, mean log dP_b/dP_0, ESS and number of diverged paths of a batch, for the metrics of a unit."""

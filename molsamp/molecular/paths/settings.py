@@ -172,12 +172,12 @@ class TwistedSettings(Strict):
         arrival: a hit is "any" frame in the end state, or the "final" one.
     """
 
-    particles: int = Field(default=4096, ge=2)
-    populations: int = Field(default=16, ge=2)
-    refinements: int = Field(default=12, ge=0)
+    particles: int = Field(default=8192, ge=2)
+    populations: int = Field(default=8, ge=2)
+    refinements: int = Field(default=4, ge=0)
     levels: int = Field(default=40, ge=1)
     share: float = Field(default=0.15, gt=0, lt=1)
-    ancestors: int = Field(default=24, ge=1)
+    ancestors: int = Field(default=48, ge=1)
     every: int = Field(default=20, ge=1)
     hold: int = Field(default=10, ge=1)
     pool: int = Field(default=8, ge=1)
@@ -185,9 +185,9 @@ class TwistedSettings(Strict):
     fine: tuple[int, ...] = (128, 64)
     pairs: int = Field(default=2048, ge=2)
     classify_steps: int = Field(default=300, ge=1)
-    step_steps: int = Field(default=400, ge=1)
-    batch: int = Field(default=4096, ge=2)
-    learning_rate: float = Field(default=2e-3, gt=0)
+    step_steps: int = Field(default=300, ge=1)
+    batch: int = Field(default=8192, ge=2)
+    learning_rate: float = Field(default=3e-3, gt=0)
     arrival: Literal["any", "final"] = "any"
 
 
@@ -218,7 +218,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "tps-dps": {"rollouts": 300, "buffer": 1024},
         "shooting": {"moves": 600, "burn_in": 100},
         "chain": {"moves": 1000, "chains": 256},
-        "twisted": {"populations": 64},
+        "twisted": {"refinements": 8, "populations": 18},
     },
 }
 

@@ -38,6 +38,7 @@ from molsamp.molecular.paths.free import concatenate
 from molsamp.molecular.paths.paths import Paths
 from molsamp.molecular.paths.population import ALWAYS, Lines, Population
 from molsamp.molecular.paths.sampler import Sampler
+from molsamp.molecular.paths.scoring import arrival, departure
 from molsamp.molecular.paths.settings import TwistedSettings
 from molsamp.molecular.paths.value import LogHit
 
@@ -94,6 +95,7 @@ class TwistedPaths(Sampler):
             level=self.level,
             final=s.arrival == "final",
             pool=s.pool,
+            check=self._check,
         )
 
     def _look(self, population: Population) -> dict[str, Any]:
@@ -146,7 +148,7 @@ class TwistedPaths(Sampler):
         logw = torch.where(population.reach() < goal, population.final_weights, -math.inf)
         log_z = log_mean_exp(logw)[0]
         with torch.no_grad():
-            self.value.coarse[-1].bias += log_z - population.log_z  # the new level is that much rarer
+            self.value.coarse[-1].get_parameter("bias").add_(log_z - population.log_z)  # it is that much rarer
         line = population.lineage(population.pick(0, s.pairs, draws.child("goals"), logw))
         parts: list[tuple[Tensor, ...]] = []
         for b in range(len(population.boundaries) - 1):
@@ -226,11 +228,10 @@ class TwistedPaths(Sampler):
         return lines.replay(self.problem, self.value, s.every, s.hold, self.noise.child(f"population {unit}"))
 
     def _observe(self, path: Path) -> Float[Tensor, "m k"]:
-        """Time of arrival and highest energy, what effective numbers are judged by."""
-        seen = [(self.problem.distance(path.x) < self.problem.end.radius).int().argmax(0).double()]
-        if path.energy is not None:
-            seen.append(path.energy.double().amax(0))
-        return torch.stack(seen, 1)
+        """Frames of departure and arrival, and the highest energy: what effective numbers are judged by."""
+        paths = Paths(self.problem, path, path.log_ratio, self.name)
+        seen = [departure(paths).double(), arrival(paths).double()]
+        return torch.stack(seen if path.energy is None else [*seen, path.energy.double().amax(0)], 1)
 
     def log_p_hit(self) -> Estimate:
         """log P_0(hit) in nats: log of the mean over populations, each unbiased; interval by their scatter."""
@@ -252,7 +253,7 @@ class TwistedPaths(Sampler):
             path = self.sample(self.n, self.noise.child("evaluation")).path
             return Paths(self.problem, path, path.log_ratio, self.name, cost=self.cost, notes=(note,))
         log_p = self.log_p_hit()
-        w = torch.softmax(torch.tensor([z for z in self.log_z if z > -math.inf], dtype=torch.float64), 0)
+        w = self._weights()
         shares = self._shares(w)
         path = concatenate(
             [
@@ -261,7 +262,7 @@ class TwistedPaths(Sampler):
                 if m
             ]
         )
-        effective = min(float(self.n), self.effective_number(w))
+        effective = min(float(self.n), self.effective_number())
         note = (
             f"Fixed start; {len(w)} independent populations, worth {effective:.1f} independent paths by their scatter."
         )
@@ -278,6 +279,10 @@ class TwistedPaths(Sampler):
             extra={"log_p_hit": log_p},
         )
 
+    def _weights(self) -> Float[Tensor, " R"]:
+        """Share of every population that has hits."""
+        return torch.softmax(torch.tensor([z for z in self.log_z if z > -math.inf], dtype=torch.float64), 0)
+
     def _shares(self, w: Float[Tensor, " R"]) -> list[int]:
         """How many of the n paths each population gives, systematically."""
         u = float(self.noise.child("shares").uniform(0, torch.zeros(1, dtype=torch.int64)))
@@ -285,13 +290,14 @@ class TwistedPaths(Sampler):
         edges[-1] = 1.0
         return (edges * self.n - u).ceil().diff().long().tolist()
 
-    def effective_number(self, w: Float[Tensor, " R"]) -> float:
-        """var(f) / var(mean of f), the least over time of arrival and highest energy.
+    def effective_number(self) -> float:
+        """var(f) / var(mean of f), the least over what is observed of every path.
 
         The variance of the mean is that of a ratio over populations, sum_r w_r^2 (f_r - f)^2 R / (R - 1); it sees
         common ancestors within a population and unequal populations alike.
         """
-        R, f = len(w), torch.stack(self.seen)  # (R, m, k)
+        w, f = self._weights(), torch.stack(self.seen)  # (R, m, k)
+        R = len(w)
         means = f.mean(1)
         centre = (w[:, None] * means).sum(0)
         variance = (w[:, None] * (f - centre).square().mean(1)).sum(0)

@@ -9,6 +9,7 @@ from linear import line_problem
 from molsamp.engine.closed_forms import ornstein_uhlenbeck, oscillator
 from molsamp.engine.noise import Noise
 from molsamp.engine.state import Status
+from molsamp.learn.drive import Abandoned
 from molsamp.molecular import Problem, load
 from molsamp.molecular.paths.population import Population
 from molsamp.molecular.paths.settings import TwistedSettings
@@ -168,3 +169,21 @@ def test_levels_that_run_out_are_said():
     paths = job.paths()
     assert not paths.exact and "still at distance" in paths.notes[0] and len(paths) == 16
     assert (paths.path.final.status == Status.OK).all()
+
+
+def test_a_unit_given_up_half_way_leaves_no_trace():
+    """Asked to stop within a population, the job is as before it, counters included."""
+    problem, _ = overdamped()
+    job = TwistedPaths(problem, settings(), Noise(1), 8)
+    job.advance()
+    before = job.state()
+    job.advance()
+    again = TwistedPaths(problem, settings(), Noise(1), 8)
+    again.load(before)
+    calls = iter([False, False, True])
+    again.asked_to_stop = lambda: next(calls)
+    with pytest.raises(Abandoned):
+        again.advance()
+    after = again.state()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[k], before[k]) for k in before if not torch.is_floating_point(after[k]))
