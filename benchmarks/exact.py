@@ -18,12 +18,11 @@ import json
 import math
 import os
 import time
-from pathlib import Path
 
 os.environ.update(MOLSAMP_THREADS="1", OMP_NUM_THREADS="1")
 
 import torch
-from paths import code_version, commit
+from interleaved import ROOT, code_version, commit
 from torch import Tensor
 
 from molsamp.engine import Noise
@@ -33,7 +32,7 @@ from molsamp.molecular.paths import make
 from molsamp.molecular.paths.settings import method_settings
 from molsamp.runs.machine import machine
 
-RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "exact.json"
+RESULTS = ROOT / "benchmarks" / "results" / "exact.json"
 MODULES = ("twisted", "population", "value", "tangent", "problem", "paths", "scoring", "free", "sampler")
 STATES = ("systems/alanine-dipeptide/C5.pdb", "systems/alanine-dipeptide/C7ax.pdb")
 CODE = (*STATES, "molsamp/engine", "molsamp/molecular/native", *(f"molsamp/molecular/paths/{m}.py" for m in MODULES))

@@ -70,10 +70,11 @@ class Results:
         return list({tuple(e.get(k) for k in self.keys): e for e in self.entries}.values())
 
 
-def code_version(*folders: str) -> str:
-    """Hash of the code that a figure exercises."""
-    files = sorted(f for d in folders for f in (ROOT / d).rglob("*.py"))
-    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()[:12]
+def code_version(*places: str) -> str:
+    """Hash of the files, and of the folders' code, settings and structures, that a figure exercises."""
+    files = sorted(f for d in map(ROOT.joinpath, places) for f in ([d] if d.is_file() else d.rglob("*")))
+    known = (f for f in files if f.suffix in {".py", ".toml", ".pdb"})
+    return hashlib.sha256(b"".join(f.read_bytes() for f in known)).hexdigest()[:12]
 
 
 def commit() -> str:

@@ -11,15 +11,13 @@ the table shows the newest run of each seed, and * where the code has changed si
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
 import statistics
-import subprocess
 import time
-from pathlib import Path
 
 import torch
+from interleaved import ROOT, code_version, commit
 
 from molsamp.molecular import load
 from molsamp.molecular.paths import make
@@ -27,25 +25,10 @@ from molsamp.molecular.paths.analysis import analyse
 from molsamp.molecular.paths.settings import METHODS, PRESETS, method_settings
 from molsamp.runs.machine import machine
 
-ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "paths.json"
 CODE = ("molsamp/engine", "molsamp/learn", "molsamp/molecular")
 PATHS = {"double-well": 512, "alanine-dipeptide": 64}
 COLUMNS = ("hit_rate", "rmsd", "ets", "e_max", "log_rn", "path_ess", "log_z", "channel")
-
-
-def code_version(*places: str) -> str:
-    """Hash of the files, and of the folders' code and structures, that a figure exercises; it stands while they do."""
-    known = {".py", ".toml", ".pdb"}
-    files = sorted(f for d in map(ROOT.joinpath, places) for f in ([d] if d.is_file() else d.rglob("*")))
-    return hashlib.sha256(b"".join(f.read_bytes() for f in files if f.suffix in known)).hexdigest()[:12]
-
-
-def commit() -> str:
-    """The commit checked out, with + where the tree differs from it."""
-    return subprocess.run(
-        ["git", "describe", "--always", "--dirty=+"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
 
 
 def measure(system: str, method: str, seed: int, preset: str = "demo") -> dict:
@@ -120,7 +103,7 @@ def main() -> None:
     def key(e: dict) -> tuple:
         return e["system"], e["method"], e.get("preset", "demo"), e["seed"]
 
-    done = {key(e) for e in entries if e["code"] == code_version(e["system"])}
+    done = {key(e) for e in entries if e["code"] == code_version(*CODE, f"systems/{e['system']}")}
     for system in args.systems.split(","):
         for seed in map(int, args.seeds.split(",")):
             for method in args.methods.split(","):

@@ -64,8 +64,6 @@ class Population:
         self.problem, self.value, self.noise, self.level, self.final = problem, value, noise, level, final
         self.check = check
         self.boundaries = [*range(0, problem.steps, every), problem.steps]
-        self.check = check
-        self.boundaries = [*range(0, problem.steps, every), problem.steps]
         self.done: list[Tensor] = []  # whether the hit lies behind
         self.clouds: list[Particles] = []  # weighted, before they are resampled
         self.log_h: list[Tensor] = []
@@ -160,16 +158,11 @@ class Population:
 
     def pick(self, b: int, m: int, draws: Noise, logw: Float[Tensor, " n"] | None = None) -> Int[Tensor, " m"]:
         """m particles of cloud b, with replacement, by weight."""
-        w = torch.softmax(live_weights(self.clouds[b]) if logw is None else logw, 0).cumsum(0)
-        return torch.searchsorted(w / w[-1], draws.uniform(b, torch.arange(m)).contiguous(), right=True).clamp(
-            max=len(w) - 1
-        )
+        return _invert(live_weights(self.clouds[b]) if logw is None else logw, draws.uniform(b, torch.arange(m)))
 
     def draw(self, m: int, draws: Noise) -> Int[Tensor, " m"]:
         """m lines of descent by weight, spread systematically (as `resample` does)."""
-        w = torch.softmax(self.final_weights, 0).cumsum(0)
-        u = (torch.arange(m) + draws.uniform(0, torch.zeros(1, dtype=torch.int64))) / m
-        return torch.searchsorted(w / w[-1], u, right=True).clamp(max=len(w) - 1)
+        return _invert(self.final_weights, (torch.arange(m) + draws.uniform(0, torch.zeros(1, dtype=torch.int64))) / m)
 
     def lines(self, last: Int[Tensor, " m"]) -> Lines:
         """The lines of descent of particles `last` of the final cloud."""
@@ -217,6 +210,12 @@ class Lines(NamedTuple):
             dyn, times = Controlled(problem.dynamics, control, hold), problem.times[first : first + every + 1]
             parts.append(rollout(dyn, problem.integrator, p, times, noise=noise, first=first))
         return end_to_end(parts)
+
+
+def _invert(logw: Float[Tensor, " n"], u: Float[Tensor, " m"]) -> Int[Tensor, " m"]:
+    """First index whose cumulative weight exceeds u."""
+    w = torch.softmax(logw, 0).cumsum(0)
+    return torch.searchsorted(w / w[-1], u.contiguous(), right=True).clamp(max=len(w) - 1)
 
 
 def free(u: Float[Tensor, "n *event"], done: Bool[Tensor, " n"]) -> Float[Tensor, "n *event"]:

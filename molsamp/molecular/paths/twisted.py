@@ -17,7 +17,7 @@ What comes out is exact whatever log h is; log h is also a sampler by itself, se
 from __future__ import annotations
 
 import math
-import os
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,7 @@ from molsamp.molecular.paths.settings import TwistedSettings
 from molsamp.molecular.paths.value import LogHit
 
 SPARE = 4  # kept lines of descent a population, for each that an average population gives to the result
+POOL = 64  # start velocities drawn for each path of the control alone
 CLIP = 3.0  # nats above f at which exp(y - f) goes on as a line
 
 
@@ -115,8 +116,6 @@ class TwistedPaths(Sampler):
             metrics = {"loss": math.nan}
         elif self.arrived is None:
             goal = self._next_level(population)
-            if self.level is not None and os.environ.get("TDL"):
-                self._refine(population)
             metrics = {"loss": self._classify(population, goal), "level": goal}
             self.level = goal
             if goal == self.problem.end.radius:
@@ -247,25 +246,19 @@ class TwistedPaths(Sampler):
         """n paths, from every population in proportion to its estimate; draws from P_0 given a hit."""
         if not self.kept:
             far = math.inf if self.level is None else self.level
-            note = (
-                f"After {self.settings.levels} levels the populations are still at distance {far:.3g}: give them more."
-            )
-            path = self.sample(self.n, self.noise.child("evaluation")).path
-            return Paths(self.problem, path, path.log_ratio, self.name, cost=self.cost, notes=(note,))
+            note = f"After {self.settings.levels} levels populations are still at distance {far:.3g}: give them more."
+            return replace(self.sample(self.n, self.noise.child("evaluation")), notes=(note,))
         log_p = self.log_p_hit()
         w = self._weights()
         shares = self._shares(w)
-        path = concatenate(
-            [
-                self._replay(unit, lines.take(torch.arange(m) % self.keep))
-                for (unit, lines), m in zip(self.kept, shares, strict=True)
-                if m
-            ]
+        given = (
+            (unit, lines.take(torch.arange(m) % self.keep))
+            for (unit, lines), m in zip(self.kept, shares, strict=True)
+            if m
         )
+        path = concatenate([self._replay(unit, lines) for unit, lines in given])
         effective = min(float(self.n), self.effective_number())
-        note = (
-            f"Fixed start; {len(w)} independent populations, worth {effective:.1f} independent paths by their scatter."
-        )
+        note = f"Fixed start; {len(w)} independent populations, by scatter worth {effective:.1f} independent paths."
         log_rn = torch.full((self.n,), -log_p.value, dtype=torch.float64)
         return Paths(
             self.problem,
@@ -313,7 +306,7 @@ class TwistedPaths(Sampler):
         log_rn is log dP_u/dP_0 of the path and of the choice of v_0; its reference is the pool's own mean of h.
         """
         s, problem, draws = self.settings, self.problem, noise.child("pool")
-        pool = problem.initial(draws, torch.arange(max(1, 8 * s.pool if problem.velocities is not None else 1) * n))
+        pool = problem.initial(draws, torch.arange(POOL * n))
         log_h = self.value.log_h(0.0, pool.x, pool.v)
         mass = log_mean_exp(log_h)[0]
         chosen, parents = resample(pool.evolve(logw=log_h), draws, 0, below=ALWAYS)
