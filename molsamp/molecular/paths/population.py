@@ -1,11 +1,12 @@
 """One population of twisted sequential Monte Carlo, with its genealogy.
 
-N particles leave the start together, driven by the control of log h. At every boundary they are weighed by the change
-of log h and resampled, so that at time t they follow p_0(z) h(t, z); at the end log h is 0 on a hit and -inf else.
-The mean weight is an unbiased estimate of P_0(hit) and the weighted lines of descent are draws from P_0 given a hit,
-whatever log h is (Del Moral, "Feynman-Kac formulae", 2004; the twisting: Whiteley and Lee, Ann. Statist. 42, 115
-(2014)): a wrong log h costs variance, never truth. After its hit a
-particle is free: log h is 0 and so is the control.
+N particles leave the start together, driven by the control of a twist psi. At every boundary they are weighed by the
+change of log psi and resampled, so that at time t they follow p_0(z) psi(t, z); at the end psi is 1 on a hit and 0
+else. The mean weight is an unbiased estimate of P_0(hit) and the weighted lines of descent are draws from P_0 given a
+hit, whatever psi is (Del Moral, "Feynman-Kac formulae", 2004; the twisting: Whiteley and Lee, Ann. Statist. 42, 115
+(2014)): a wrong psi costs variance, never truth. The twist is defensive (after Hesterberg, Technometrics 37, 185
+(1995)), psi = h + kappa E_0[h]: kappa / (1 + kappa) of the particles follow P_0 at every time, where h may be wrong for
+having seen too little. After its hit a particle is free: psi is 1 and the control 0.
 """
 
 from __future__ import annotations
@@ -37,13 +38,14 @@ class Population:
     Args:
         problem: what to sample.
         value: log h.
+        floor: log of kappa E_0[h], what psi has more than h.
         noise: of this population alone.
         n: particles.
         every: rows between boundaries.
         hold: rows for which a control is kept.
         level: distance to the end state that counts as a hit; None lets everything live, to see how far it gets.
         final: whether only the last frame can hit.
-        pool: start velocities drawn for each particle that starts; the pool is resampled to follow h(0, v_0).
+        pool, heat: of the start velocities, see `choose_starts`.
         check: called at every boundary; it may raise.
     """
 
@@ -57,12 +59,14 @@ class Population:
         every: int,
         hold: int,
         level: float | None,
+        floor: float = -math.inf,
         final: bool = False,
         pool: int = 8,
+        heat: float = 4.0,
         check: Callable[[], None] = lambda: None,
     ):
         self.problem, self.value, self.noise, self.level, self.final = problem, value, noise, level, final
-        self.check = check
+        self.floor, self.check = floor, check
         self.boundaries = [*range(0, problem.steps, every), problem.steps]
         self.done: list[Tensor] = []  # whether the hit lies behind
         self.clouds: list[Particles] = []  # weighted, before they are resampled
@@ -70,7 +74,7 @@ class Population:
         self.ancestors: list[Tensor] = []
         self.log_ratio: list[Tensor] = []
         self.nearest: list[Tensor] = []
-        start = self._start(n, pool)
+        start = self._start(n, pool, heat)
         self._remember(start, torch.zeros(n, dtype=torch.bool), value.log_h(0.0, start.x, start.v), torch.arange(n))
         _, self.log_z = smc(
             Controlled(problem.dynamics, self._control, hold),
@@ -86,16 +90,12 @@ class Population:
 
     # ---------------------------------------------------------------- the simulation
 
-    def _start(self, n: int, pool: int) -> Particles:
-        """n particles at the start whose velocities follow p_0(v_0) h(0, v_0), all of the same weight."""
+    def _start(self, n: int, pool: int, heat: float) -> Particles:
+        """n particles at the start that follow p_0(v_0) h(0, v_0), all of the same weight."""
         if not isinstance(self.problem.dynamics, Underdamped):
             p = self.problem.initial(self.noise, torch.arange(n))
-            return p.evolve(logw=self.value.log_h(0.0, p.x, p.v))
-        draws = self.noise.child("pool")
-        p = self.problem.initial(draws, torch.arange(n * pool))
-        p, _ = resample(p.evolve(logw=self.value.log_h(0.0, p.x, p.v)), draws, 0, below=ALWAYS)
-        offset = int(draws.child("offset").integers(0, torch.zeros(1, dtype=torch.int64), (), pool))
-        chosen = p.take(torch.arange(offset, n * pool, pool))  # every pool-th of a systematic draw is one of n
+            return p.evolve(logw=twist(self.value.log_h(0.0, p.x, p.v), self.floor))
+        chosen, _ = choose_starts(self.problem, self.value, self.noise.child("pool"), n, pool, heat, self.floor)
         return Particles.at(chosen.x, chosen.v).evolve(logw=chosen.logw)
 
     def _remember(self, cloud: Particles, done: Tensor, log_h: Tensor, ancestors: Tensor) -> None:
@@ -105,7 +105,7 @@ class Population:
         self.ancestors.append(ancestors)
 
     def _control(self, t: float, x: Tensor, v: Tensor | None) -> Tensor:
-        return free(self.value.control(t, x, v), self.done[-1][self.ancestors[-1]])
+        return free(self.value.control(t, x, v, self.floor), self.done[-1][self.ancestors[-1]])
 
     def _watch(self, k: int, segment: Path) -> None:
         """Least distance to the end state on the segment."""
@@ -113,7 +113,7 @@ class Population:
         self.nearest.append(torch.full_like(near, math.inf) if self.final and k < self.problem.steps else near)
 
     def _potential(self, k: int, p: Particles) -> Float[Tensor, " n"]:
-        """log h now less log h at the boundary before."""
+        """log psi now less log psi at the boundary before."""
         level, parents = self.level, self.ancestors[-1]
         if k < self.problem.steps:
             now = self.value.log_h(self.problem.times[k], p.x, p.v)
@@ -122,7 +122,8 @@ class Population:
         hit = torch.zeros(len(p), dtype=torch.bool) if level is None else self.nearest[-1] < level
         done = self.done[-1][parents] | hit
         self._now = done, torch.where(done, 0.0, now)
-        return self._now[1] - self.log_h[-1][parents]
+        psi = torch.where(done, 0.0, twist(now, self.floor)) if k < self.problem.steps else self._now[1]
+        return psi - self.log_psi(len(self.clouds) - 1)[parents]
 
     def _each(self, k: int, segment: Path, cloud: Particles, ancestors: Tensor) -> None:
         self.check()
@@ -136,8 +137,12 @@ class Population:
         """log weights of the lines of descent, -inf for those that miss."""
         return live_weights(self.clouds[-1])
 
+    def log_psi(self, b: int) -> Float[Tensor, " n"]:
+        """log psi of cloud b, before the last one."""
+        return torch.where(self.done[b], 0.0, twist(self.log_h[b], self.floor))
+
     def log_mass(self, b: int) -> float:
-        """log of the mean weight at boundary b: an estimate of E_0[h] there."""
+        """log of the mean weight at boundary b: an estimate of E_0[psi] there."""
         return log_mean_exp(live_weights(self.clouds[b]))[0]
 
     def efficiency(self) -> float:
@@ -176,6 +181,28 @@ class Population:
         )
 
 
+def choose_starts(
+    problem: Problem, value: LogHit, noise: Noise, n: int, pool: int, heat: float, floor: float = -math.inf
+) -> tuple[Particles, Float[Tensor, " n"]]:
+    """n starts that follow p_0(v_0) psi(0, v_0), and their log psi(0, v_0).
+
+    They are resampled from n x pool velocities, drawn hotter by `heat` in the directions that matter most, since what
+    hits at once starts there with three or four times the thermal speed; weights p_0 psi / q make up for it.
+    """
+    p = problem.initial(noise, torch.arange(n * pool))
+    assert p.v is not None
+    thermal = problem.dynamics.thermal_speed().to(p.v)  # type: ignore[union-attr]
+    basis, stretch = value.view.soft(p.x[0], p.v[0]), math.sqrt(heat) - 1.0
+    along = (p.v / thermal).flatten(1) @ basis.T
+    p = p.evolve(v=p.v + thermal * (stretch * along @ basis).view_as(p.v))
+    log_psi = twist(value.log_h(0.0, p.x, p.v), floor)
+    log_pq = 0.5 * (1.0 - heat) * along.double().square().sum(1) + 0.5 * len(basis) * math.log(heat)
+    q, parents = resample(p.evolve(logw=log_psi + log_pq), noise, 0, below=ALWAYS)
+    offset = int(noise.child("offset").integers(0, torch.zeros(1, dtype=torch.int64), (), pool))
+    at = torch.arange(offset, n * pool, pool)  # every pool-th of a systematic draw is a systematic draw
+    return q.take(at), log_psi[parents[at]]
+
+
 class Lines(NamedTuple):
     """m lines of descent at B boundaries: what their paths can be simulated again from.
 
@@ -194,18 +221,18 @@ class Lines(NamedTuple):
         """The lines at `index`."""
         return Lines(*(None if a is None else a[:, index] for a in self))  # type: ignore[arg-type]
 
-    def replay(self, problem: Problem, value: LogHit, every: int, hold: int, noise: Noise) -> Path:
+    def replay(self, problem: Problem, value: LogHit, every: int, hold: int, noise: Noise, floor: float) -> Path:
         """Every row of the paths, from the states at the boundaries; free after their hit.
 
         Args:
-            problem, value, every, hold, noise: as the population had them.
+            problem, value, every, hold, noise, floor: as the population had them.
         """
         parts = []
         for b, first in enumerate(range(0, problem.steps, every)):
             p = Particles.at(self.x[b], None if self.v is None else self.v[b], self.ids[b + 1])
 
             def control(t: float, x: Tensor, v: Tensor | None, done: Tensor = self.done[b]) -> Tensor:
-                return free(value.control(t, x, v), done)
+                return free(value.control(t, x, v, floor), done)
 
             dyn, times = Controlled(problem.dynamics, control, hold), problem.times[first : first + every + 1]
             parts.append(rollout(dyn, problem.integrator, p, times, noise=noise, first=first))
@@ -221,3 +248,8 @@ def _invert(logw: Float[Tensor, " n"], u: Float[Tensor, " m"]) -> Int[Tensor, " 
 def free(u: Float[Tensor, "n *event"], done: Bool[Tensor, " n"]) -> Float[Tensor, "n *event"]:
     """u, but nothing for those that are done."""
     return u.masked_fill(done.view(-1, *[1] * (u.dim() - 1)), 0.0)
+
+
+def twist(log_h: Float[Tensor, " n"], floor: float) -> Float[Tensor, " n"]:
+    """log psi = log(h + e^floor)."""
+    return torch.logaddexp(log_h, torch.full_like(log_h, floor))

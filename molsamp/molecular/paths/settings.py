@@ -164,8 +164,10 @@ class TwistedSettings(Strict):
         levels: most populations on the way to the end state before giving up.
         share: of the weight that lies beyond the next level.
         ancestors: least number of distinct starts behind that share; the level is held back where there are fewer.
+        kappa: weight of P_0 in the twist psi = h + kappa E_0[h]: kappa / (1 + kappa) of the particles explore.
         every, hold: rows between boundaries, and for which one control is kept.
         pool: start velocities drawn for each particle that starts.
+        heat: temperature of that draw over the problem's, in the directions that matter most; weights make up for it.
         widths, fine: hidden layers of the two networks.
         pairs: particles a boundary that teach.
         classify_steps, step_steps, batch, learning_rate: Adam's, on the way and in the refinement.
@@ -181,6 +183,8 @@ class TwistedSettings(Strict):
     every: int = Field(default=20, ge=1)
     hold: int = Field(default=10, ge=1)
     pool: int = Field(default=8, ge=1)
+    heat: float = Field(default=4.0, ge=1)
+    kappa: float = Field(default=1.0, ge=0)
     widths: tuple[int, ...] = (64, 64)
     fine: tuple[int, ...] = (128, 64)
     pairs: int = Field(default=2048, ge=2)

@@ -25,18 +25,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from molsamp.engine.dynamics import Controlled
+from molsamp.engine.dynamics import Controlled, Underdamped
 from molsamp.engine.estimates import Estimate, student95
 from molsamp.engine.measures import ess, log_mean_exp
 from molsamp.engine.noise import Noise
-from molsamp.engine.particles import resample
 from molsamp.engine.rollout import rollout
 from molsamp.engine.state import Particles, Path
 from molsamp.learn.fit import fit
 from molsamp.learn.networks import flatten_state, with_prefix
 from molsamp.molecular.paths.free import concatenate
 from molsamp.molecular.paths.paths import Paths
-from molsamp.molecular.paths.population import ALWAYS, Lines, Population
+from molsamp.molecular.paths.population import Lines, Population, choose_starts
 from molsamp.molecular.paths.sampler import Sampler
 from molsamp.molecular.paths.scoring import arrival, departure
 from molsamp.molecular.paths.settings import TwistedSettings
@@ -57,6 +56,7 @@ class TwistedPaths(Sampler):
         s = self.settings
         self.value = LogHit(self.problem, s.widths, s.fine, self.noise.child("network"))
         self.level: float | None = None
+        self.floor = -math.inf  # log of kappa E_0[h]
         self.arrived: int | None = None  # lesson after which the end state was the level
         self.population: Population | None = None  # what the next lesson is taken from
         self.log_z: list[float] = []
@@ -94,8 +94,10 @@ class TwistedPaths(Sampler):
             every=s.every,
             hold=s.hold,
             level=self.level,
+            floor=self.floor,
             final=s.arrival == "final",
             pool=s.pool,
+            heat=s.heat,
             check=self._check,
         )
 
@@ -123,9 +125,16 @@ class TwistedPaths(Sampler):
                 self.total = self.arrived + 2 * s.refinements + s.populations
         else:
             metrics = {"loss": self._refine(population)}
+        self.floor = self._defence()
         if self.arrived is None and self.k + 1 >= 2 * s.levels:
             self.total = self.k + 1
         return metrics
+
+    def _defence(self) -> float:
+        """log of kappa E_0[h(0, v_0)]."""
+        s, draws = self.settings, self.noise.child("defence")
+        p = self.problem.initial(draws, torch.arange(s.particles * s.pool))
+        return math.log(s.kappa) + log_mean_exp(self.value.log_h(0.0, p.x, p.v))[0] if s.kappa else -math.inf
 
     # ---------------------------------------------------------------- on the way
 
@@ -159,7 +168,7 @@ class TwistedPaths(Sampler):
             if not len(at):
                 continue
             x, v = cloud.x[at], None if cloud.v is None else cloud.v[at]
-            offset = population.log_h[b][at] + log_z - population.log_mass(b)
+            offset = population.log_psi(b)[at] + log_z - population.log_mass(b)
             t = torch.full((len(at),), population.boundaries[b] / self.problem.steps, dtype=x.dtype)
             parts.append((t, self.value.look(x, v).features, offset.to(x), label))
         t, features, offset, label = (torch.cat(p) for p in zip(*parts, strict=True))
@@ -224,7 +233,9 @@ class TwistedPaths(Sampler):
 
     def _replay(self, unit: int, lines: Lines) -> Path:
         s = self.settings
-        return lines.replay(self.problem, self.value, s.every, s.hold, self.noise.child(f"population {unit}"))
+        return lines.replay(
+            self.problem, self.value, s.every, s.hold, self.noise.child(f"population {unit}"), self.floor
+        )
 
     def _observe(self, path: Path) -> Float[Tensor, "m k"]:
         """Frames of departure and arrival, and the highest energy: what effective numbers are judged by."""
@@ -305,18 +316,17 @@ class TwistedPaths(Sampler):
 
         log_rn is log dP_u/dP_0 of the path and of the choice of v_0; its reference is the pool's own mean of h.
         """
-        s, problem, draws = self.settings, self.problem, noise.child("pool")
-        pool = problem.initial(draws, torch.arange(POOL * n))
-        log_h = self.value.log_h(0.0, pool.x, pool.v)
-        mass = log_mean_exp(log_h)[0]
-        chosen, parents = resample(pool.evolve(logw=log_h), draws, 0, below=ALWAYS)
-        at = draws.child("subset").uniform(0, torch.arange(len(chosen))).argsort()[:n]
-        start = Particles.at(chosen.x[at], None if chosen.v is None else chosen.v[at])
+        s, problem = self.settings, self.problem
+        if isinstance(problem.dynamics, Underdamped):
+            chosen, log_psi = choose_starts(problem, self.value, noise.child("pool"), n, POOL, s.heat)
+            start, log_rn = Particles.at(chosen.x, chosen.v), log_psi - chosen.logw
+        else:
+            start, log_rn = problem.initial(noise, torch.arange(n)), torch.zeros(n, dtype=torch.float64)
         dyn = Controlled(problem.dynamics, self.value.control, s.hold)
         self.network_calls += n * problem.steps // s.hold
         with self._timed():
             path = rollout(dyn, problem.integrator, start, problem.times, noise=noise)
-        return Paths(problem, path, path.log_ratio + log_h[parents[at]] - mass, self.name, cost=self.cost)
+        return Paths(problem, path, path.log_ratio + log_rn, self.name, cost=self.cost)
 
     # ---------------------------------------------------------------- checkpoints
 
@@ -325,6 +335,7 @@ class TwistedPaths(Sampler):
         flat = {
             "total": torch.tensor([self.total, -1 if self.arrived is None else self.arrived]),
             "level": torch.tensor(math.nan if self.level is None else self.level, dtype=torch.float64),
+            "floor": torch.tensor(self.floor, dtype=torch.float64),
             "log_z": torch.tensor(self.log_z, dtype=torch.float64),
         }
         flat |= flatten_state("value", self.value.state_dict())
@@ -338,6 +349,7 @@ class TwistedPaths(Sampler):
         self.arrived = None if arrived < 0 else arrived
         level = float(state["level"])
         self.level = None if math.isnan(level) else level
+        self.floor = float(state["floor"])
         self.log_z = state["log_z"].tolist()
         self.value.load_state_dict(with_prefix("value", state))
         self.kept, self.seen, self.population = [], [], None

@@ -39,12 +39,15 @@ class Sight(NamedTuple):
 class View(Protocol):
     """What a value function sees; `coarse` and `fine` make network inputs of the features, differentiably.
 
-    What only the fine network needs is left out unless `sharp`.
+    What only the fine network needs is left out unless `sharp`. `soft` gives orthonormal directions (k, D) in which a
+    start velocity, in thermal units, matters most.
     """
 
     widths: tuple[int, int]
 
     def __call__(self, x: Tensor, v: Tensor | None, sharp: bool) -> Sight: ...
+
+    def soft(self, x: Tensor, v: Tensor) -> Tensor: ...
 
     def coarse(self, features: Tensor) -> Tensor: ...
 
@@ -65,6 +68,10 @@ class Plain:
             return Sight(x.flatten(1), lambda g: g.view_as(x))
         w = (v / self.thermal.to(v)).flatten(1)
         return Sight(torch.cat([x.flatten(1), w], 1), lambda g: g[:, w.shape[1] :].view_as(x))
+
+    def soft(self, x: Tensor, v: Tensor) -> Tensor:
+        """All directions."""
+        return torch.eye(x.numel(), dtype=x.dtype)
 
     def coarse(self, features: Tensor) -> Tensor:
         """The features."""
@@ -98,12 +105,9 @@ class Molecule:
         self.widths = (5 * self.C + 4 * (self.C > 1), 6 * self.A)
 
     def __call__(self, x: Tensor, v: Tensor | None, sharp: bool) -> Sight:
-        from molsamp.molecular.native.tangents import tangents
-
         assert v is not None
         n, C, A = len(x), self.C, self.A
-        s, d = x.new_empty(n, 3 * C), x.new_empty(n, C, 3 * A)
-        tangents(flat(x), flat(v), self.atoms, self.sides, self.root, self.kT, s.numpy(), d.numpy())
+        s, d = self._tangents(x, v)
 
         def turn(g: Tensor) -> Tensor:
             return torch.einsum("nc,nck->nk", g[:, 2 * C : 3 * C], d).view(n, A, 3)
@@ -118,6 +122,19 @@ class Molecule:
             return centred(turn(g) + g[:, 3 * C + 3 * A :].view(n, A, 3) @ R, self.masses)
 
         return Sight(torch.cat([s, y.flatten(1), w.flatten(1)], 1), lift)
+
+    def _tangents(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """sin, cos, tangent velocity (n, 3 C) and tangents (n, C, 3 A)."""
+        from molsamp.molecular.native.tangents import tangents
+
+        s, d = x.new_empty(len(x), 3 * self.C), x.new_empty(len(x), self.C, 3 * self.A)
+        tangents(flat(x), flat(v), self.atoms, self.sides, self.root, self.kT, s.numpy(), d.numpy())
+        return s, d
+
+    def soft(self, x: Tensor, v: Tensor) -> Tensor:
+        """The span of the tangents at one configuration."""
+        d = self._tangents(x[None], v[None])[1][0]
+        return torch.linalg.qr(d.T.double()).Q.T.to(x)
 
     def coarse(self, features: Tensor) -> Tensor:
         """First and second harmonics of the torsions, the products of the first two, bounded tangent velocities."""
@@ -191,8 +208,8 @@ class LogHit(nn.Module):
             parts.append(self(torch.full((len(at),), t / self.horizon, dtype=x.dtype), features))
         return torch.cat(parts).double().clamp(self.FLOOR, 0.0)
 
-    def control(self, t: float, x: Tensor, v: Tensor | None) -> Float[Tensor, "n *event"]:
-        """u = N grad log h, for `Controlled`."""
+    def control(self, t: float, x: Tensor, v: Tensor | None, floor: float = -math.inf) -> Float[Tensor, "n *event"]:
+        """u = N grad log(h + e^floor), for `Controlled`."""
         parts = []
         for at in torch.arange(len(x)).split(self.CHUNK):
             sight = self.look(x[at], None if v is None else v[at])
@@ -200,7 +217,8 @@ class LogHit(nn.Module):
             with torch.enable_grad():
                 value = self(torch.full((len(at),), t / self.horizon, dtype=x.dtype), features).clamp(max=0.0)
                 (g,) = torch.autograd.grad(value.sum(), features)
-            u = self.amplitude * sight.lift(g)
+            share = torch.sigmoid(value.detach() - floor)  # h / (h + e^floor)
+            u = self.amplitude * sight.lift(share[:, None] * g)
             size = u.flatten(1).norm(dim=1).clamp(min=self.LIMIT)
             parts.append(u * (self.LIMIT / size).view(-1, *[1] * (u.dim() - 1)))
         return torch.cat(parts)

@@ -148,6 +148,15 @@ def test_every_method_ends_in_results():
         "chain": {"chains": 4, "groups": 2, "moves": 2, "levels": 1, "level_moves": 2},
         "steered": {},
         "md": {},
+        "twisted": {
+            "particles": 32,
+            "populations": 2,
+            "levels": 2,
+            "refinements": 1,
+            "pairs": 16,
+            "classify_steps": 5,
+            "step_steps": 5,
+        },
     }
     assert small.keys() == METHODS.keys()
     system = load("double-well")

@@ -117,7 +117,7 @@ def test_replayed_paths_are_those_of_the_population():
     population = Population(problem, value, Noise(4), n=32, every=20, hold=10, level=3.75)
     last = torch.arange(0, 32, 5)
     lines = population.lines(last)
-    path = lines.replay(problem, value, 20, 10, Noise(4))
+    path = lines.replay(problem, value, 20, 10, Noise(4), -math.inf)
     assert len(path) == 61
     assert torch.allclose(path.x[::20], lines.x, atol=2e-6)
     assert torch.allclose(path.v[::20], lines.v, atol=2e-3)
