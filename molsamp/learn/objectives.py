@@ -65,3 +65,17 @@ def trust_region_target(log_old: Batch, log_reward: Batch, floor: float) -> tupl
         lam = 0.5 * (low + high)
         low, high = (lam, high) if ess(lam * gain) >= goal else (low, lam)
     return log_old + low * gain, low
+
+
+def moderate(log_w: Batch, log_mean: Tensor | float) -> Batch:
+    """asinh(log w - log E[w]): log weights of a step, drawn together logarithmically beyond a nat.
+
+    On paths whose goal lies A nats below the present policy, the log-variance loss has curvature H |d|^2 (1 - A) in a
+    change d of the control: where A > 1, as on misses, it drives the control to its bound, whatever the direction.
+    Order and fixed point (all weights equal) stay as they are.
+
+    Args:
+        log_w: log weights of the step, nats.
+        log_mean: log of their mean over paths of the present policy.
+    """
+    return torch.asinh(log_w - log_mean)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from molsamp.engine import Noise
 from molsamp.engine.measures import ess
-from molsamp.learn.objectives import cross_entropy, log_variance, relative_entropy, trust_region_target
+from molsamp.learn.objectives import cross_entropy, log_variance, moderate, relative_entropy, trust_region_target
 
 STEPS = torch.tensor(list(itertools.product((-1, 1), repeat=3)))  # the eight paths
 PLACE = 3 + torch.cat([torch.zeros(8, 1, dtype=torch.int64), STEPS.cumsum(1)[:, :-1]], 1)  # before each step, 0..6
@@ -166,3 +166,29 @@ def test_a_policy_near_the_goal_goes_all_the_way():
     log_old = Noise(19).normal(0, torch.arange(200), ())
     target, lam = trust_region_target(log_old, log_old + 3.0, 0.99)
     assert lam == 1.0 and torch.equal(target, log_old + 3.0)
+
+
+def test_moderate_goals_pull_where_the_step_is_small_and_keep_their_fixed_point():
+    """Unit slope and third-order error at the mean, the order of the weights, and nothing to do at the optimum."""
+    log_w = torch.linspace(-80.0, 5.0, 300, dtype=torch.float64)
+    far = moderate(log_w, 0.0)
+    assert (far.diff() > 0).all() and float(far.min()) > -5.1
+    near = torch.tensor([-0.1, 0.1], dtype=torch.float64)
+    assert torch.allclose(moderate(near - 7.0, -7.0), near - near**3 / 6, atol=1e-6)
+    assert (moderate(torch.full((5,), -40.0), -40.0) == 0.0).all()
+
+
+def test_moderate_goals_tame_the_instability_of_the_loss():
+    """Second derivative at d = 0 of the loss of paths log_rn = d R - d^2 / 2, R = +-1: 2 (1 - A), autograd, 1e-12."""
+    R = torch.tensor([1.0, -1.0], dtype=torch.float64)
+
+    def curvature(goal: Tensor) -> float:
+        def loss(d: Tensor) -> Tensor:
+            return log_variance(d * R - d**2 / 2, goal.expand(2), torch.zeros(()))
+
+        return float(torch.autograd.functional.hessian(loss, torch.zeros((), dtype=torch.float64)))
+
+    goals = torch.tensor([-80.0, -0.5], dtype=torch.float64)
+    assert curvature(goals[0]) == pytest.approx(-158.0, abs=1e-12)
+    assert curvature(goals[1]) == pytest.approx(1.0, abs=1e-12)
+    assert -9.0 < curvature(moderate(goals, 0.0)[0]) < 0.0 < curvature(moderate(goals, 0.0)[1])

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from molsamp.engine.dynamics import Controlled
+from molsamp.engine.measures import log_mean_exp
 from molsamp.engine.noise import Noise
 from molsamp.engine.rollout import rollout
 from molsamp.engine.state import Path, Status
 from molsamp.learn.buffer import Ring
 from molsamp.learn.fit import FitResult, fit
 from molsamp.learn.networks import flatten_state, with_prefix
-from molsamp.learn.objectives import cross_entropy, log_variance, relative_entropy, trust_region_target
+from molsamp.learn.objectives import cross_entropy, log_variance, moderate, relative_entropy, trust_region_target
 from molsamp.molecular.paths.networks import build_control
 from molsamp.molecular.paths.paths import Paths
 from molsamp.molecular.paths.sampler import Sampler
@@ -189,7 +190,8 @@ class LearnedPaths(Sampler):
         reward = self._stored_reward(self.ring.items["reward"][:count])
         newest = (self.ring.pushed - 1 - torch.arange(min(count, self.settings.samples))) % self.ring.capacity
         _, lam = trust_region_target(log_old[newest], reward[newest], self.settings.trust_region_ess)
-        return log_old + lam * (reward - log_old)
+        tilt = lam * (reward - log_old)
+        return log_old + moderate(tilt, log_mean_exp(tilt[newest])[0])
 
     # ---------------------------------------------------------------- keep-best
 

@@ -222,7 +222,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "tps-dps": {"rollouts": 300, "buffer": 1024},
         "shooting": {"moves": 600, "burn_in": 100},
         "chain": {"moves": 1000, "chains": 256},
-        "twisted": {"refinements": 8, "populations": 18},
+        "twisted": {"refinements": 8, "populations": 20},
     },
 }
 

@@ -18,7 +18,7 @@ class TorsionTangents(Control):
 
     d_c is sqrt(m) times the velocity field of turning one side of bond c, minus overall translation and rotation,
     normalised. The network sees s = (sin, cos) of every torsion, the mass-weighted velocity along d_c in thermal
-    units, and t / T. Where the end state is reached the control vanishes, as the optimal control of a hitting
+    units, bounded, and t / T. Where the end state is reached the control vanishes, as the optimal control of a hitting
     problem does after the hit.
 
     Args:
@@ -31,6 +31,7 @@ class TorsionTangents(Control):
     """
 
     LIMIT = 0.8  # noise units: what is learned stays below 0.5; without it one fast path in thousands drives itself
+    FAST = 4.0  # thermal units: a network that goes on linearly in the velocity drives fast paths ever faster
 
     def __init__(self, problem: Problem, network: nn.Module, scale: float = 0.3):
         super().__init__(problem, scale)
@@ -43,6 +44,8 @@ class TorsionTangents(Control):
         """{"s": inputs of the network, "d": directions (n, C, A, 3) in the laboratory frame, "open": gate}."""
         assert v is not None
         s, d = self._look(x, v)
+        w = s[:, 2 * len(self.atoms) : -1]
+        w.copy_(self.FAST * torch.tanh(w / self.FAST))
         s[:, -1] = torch.as_tensor(t, dtype=x.dtype) / self.horizon
         return {"s": s, "d": d, "open": (self.problem.distance(x) > self.gate).to(x.dtype)}
 

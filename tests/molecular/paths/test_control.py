@@ -182,12 +182,14 @@ def test_every_bond_that_can_turn_has_a_tangent(tangents):
 
 
 def test_what_a_torsion_control_sees(tangents):
-    """Sines, cosines, sqrt(m / kT) v along the directions, t / T."""
+    """Sines, cosines, w = sqrt(m / kT) v along the directions as 4 tanh(w / 4), t / T."""
     x, v = frames(3), Noise(9).normal(0, torch.arange(3), (22, 3))
     angles = torch.cat([cv(x) for cv in tangents.torsions], 1)
     root = (ALANINE.masses / ALANINE.kT).sqrt()[:, None]
     speed = (tangents.directions(x) * (root * v)[:, None]).sum((2, 3))
-    expected = torch.cat([angles.sin(), angles.cos(), speed, torch.full((3, 1), 0.3, dtype=torch.float64)], 1)
+    expected = torch.cat(
+        [angles.sin(), angles.cos(), 4.0 * torch.tanh(speed / 4.0), torch.full((3, 1), 0.3, dtype=torch.float64)], 1
+    )
     assert torch.allclose(tangents.encode(0.3 * tangents.horizon, x, v)["s"], expected, atol=1e-12)
 
 

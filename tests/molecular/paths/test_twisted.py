@@ -11,7 +11,7 @@ from molsamp.engine.noise import Noise
 from molsamp.engine.state import Status
 from molsamp.learn.drive import Abandoned
 from molsamp.molecular import Problem, load
-from molsamp.molecular.paths.population import Population
+from molsamp.molecular.paths.population import Population, twist
 from molsamp.molecular.paths.settings import TwistedSettings
 from molsamp.molecular.paths.twisted import TwistedPaths
 from molsamp.molecular.paths.value import LogHit
@@ -76,7 +76,8 @@ def test_a_learned_value_pays():
     assert len(job._populate(901).lineage(torch.arange(512))[0].unique()) > 0
 
 
-def test_any_value_is_unbiased():
+@pytest.mark.parametrize("floor", [-math.inf, -3.0])
+def test_any_value_is_unbiased(floor):
     """A wrong value and its wrong control leave E[Z-hat] alone: 60 small populations, 4.5 standard errors (7e-6)."""
     problem, form = (
         line_problem(above=1.0, h=0.1, steps=20),
@@ -86,7 +87,7 @@ def test_any_value_is_unbiased():
     torch.nn.init.normal_(value.coarse[-1].weight, std=1.0, generator=torch.Generator().manual_seed(0))
     torch.nn.init.constant_(value.coarse[-1].bias, -2.0)
     runs = [
-        Population(problem, value, Noise(s), n=64, every=4, hold=2, level=problem.end.radius, final=True)
+        Population(problem, value, Noise(s), n=64, every=4, hold=2, level=problem.end.radius, floor=floor, final=True)
         for s in range(60)
     ]
     ratio = torch.tensor([p.log_z for p in runs], dtype=torch.float64).exp() / math.exp(form.beyond(1.0).log_z)
@@ -114,10 +115,10 @@ def test_replayed_paths_are_those_of_the_population():
     for net in (value.coarse, value.fine):
         torch.nn.init.normal_(net[-1].weight, std=0.3, generator=torch.Generator().manual_seed(1))
     value.sharp.fill_(True)
-    population = Population(problem, value, Noise(4), n=32, every=20, hold=10, level=3.75)
+    population = Population(problem, value, Noise(4), n=32, every=20, hold=10, level=3.75, floor=-1.0)
     last = torch.arange(0, 32, 5)
     lines = population.lines(last)
-    path = lines.replay(problem, value, 20, 10, Noise(4), -math.inf)
+    path = lines.replay(problem, value, 20, 10, Noise(4), -1.0)
     assert len(path) == 61
     assert torch.allclose(path.x[::20], lines.x, atol=2e-6)
     assert torch.allclose(path.v[::20], lines.v, atol=2e-3)
@@ -126,8 +127,9 @@ def test_replayed_paths_are_those_of_the_population():
     assert bool(lines.done[-1].any()) and not bool(lines.done[-1].all())
 
 
-def test_the_control_is_the_gradient_of_log_h():
-    """u = N d log h / dv in thermal units: central differences along random velocities, float64, 1e-5."""
+@pytest.mark.parametrize("floor", [-math.inf, -1.0])
+def test_the_control_is_the_gradient_of_the_twist(floor):
+    """u = N d log psi / dv in thermal units: central differences along random velocities, float64, 1e-5."""
     problem = Problem.of(load("alanine-dipeptide"), dtype=torch.float64, tier="lanes")
     value = LogHit(problem, (8,), (8,), Noise(3))
     for net in (value.coarse, value.fine):
@@ -138,8 +140,8 @@ def test_the_control_is_the_gradient_of_log_h():
     assert p.v is not None
     thermal, t, eps = problem.dynamics.thermal_speed(), 0.3, 1e-4
     direction = Noise(6).normal(0, torch.arange(6), (22, 3), torch.float64)
-    up, down = (value.log_h(t, p.x, p.v + sign * eps * thermal * direction) for sign in (1.0, -1.0))
-    along = (value.control(t, p.x, p.v) * direction).flatten(1).sum(1) / value.amplitude
+    up, down = (twist(value.log_h(t, p.x, p.v + sign * eps * thermal * direction), floor) for sign in (1.0, -1.0))
+    along = (value.control(t, p.x, p.v, floor) * direction).flatten(1).sum(1) / value.amplitude
     assert torch.allclose((up - down) / (2 * eps), along, atol=1e-5)
     assert float(along.abs().max()) > 1e-2
 
@@ -187,3 +189,31 @@ def test_a_unit_given_up_half_way_leaves_no_trace():
     after = again.state()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[k], before[k]) for k in before if not torch.is_floating_point(after[k]))
+
+
+def test_the_defence_lets_its_share_of_particles_follow_p_0():
+    """psi = h + kappa E_0[h]: a value that hides the end state costs hits, and the floor brings them back.
+
+    With h = 0 for x > 0 but the right P_0(hit) (above 1 sigma, so P_0 finds it alone), populations without a floor
+    miss most of the time; with kappa = 1 each finds P_0(hit) within 30 %, several standard errors of 2048 particles.
+    """
+    problem, form = (
+        line_problem(above=1.0, h=0.1, steps=20),
+        ornstein_uhlenbeck(rate=1.0, D=1.0, h=0.1, steps=20, x0=0.0),
+    )
+
+    class Hidden(LogHit):
+        def forward(self, t, features):
+            return form_log_p - 40.0 * features[:, 0].clamp(min=0.0)
+
+    form_log_p = form.beyond(1.0).log_z
+    value = Hidden(problem, (8,), (), Noise(0))
+
+    def estimate(floor: float) -> float:
+        p = Population(
+            problem, value, Noise(0), n=2048, every=4, hold=2, level=problem.end.radius, floor=floor, final=True
+        )
+        return math.exp(p.log_z - form_log_p)
+
+    assert estimate(-math.inf) < 0.1
+    assert estimate(form_log_p) == pytest.approx(1.0, abs=0.3)
