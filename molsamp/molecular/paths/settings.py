@@ -179,7 +179,7 @@ class TwistedSettings(Strict):
     refinements: int = Field(default=4, ge=0)
     levels: int = Field(default=40, ge=1)
     share: float = Field(default=0.15, gt=0, lt=1)
-    ancestors: int = Field(default=48, ge=1)
+    ancestors: int = Field(default=16, ge=1)
     every: int = Field(default=20, ge=1)
     hold: int = Field(default=10, ge=1)
     pool: int = Field(default=8, ge=1)

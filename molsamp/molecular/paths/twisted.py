@@ -300,6 +300,8 @@ class TwistedPaths(Sampler):
         The variance of the mean is that of a ratio over populations, sum_r w_r^2 (f_r - f)^2 R / (R - 1); it sees
         common ancestors within a population and unequal populations alike.
         """
+        if not self.seen:
+            return 0.0
         w, f = self._weights(), torch.stack(self.seen)  # (R, m, k)
         R = len(w)
         means = f.mean(1)
