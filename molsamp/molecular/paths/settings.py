@@ -170,6 +170,7 @@ class TwistedSettings(Strict):
         heat: temperature of that draw over the problem's, in the directions that matter most; weights make up for it.
         widths, fine: hidden layers of the two networks.
         pairs: particles a boundary that teach.
+        replay: populations of the refinement that teach together, the last ones.
         classify_steps, step_steps, batch, learning_rate: Adam's, on the way and in the refinement.
         arrival: a hit is "any" frame in the end state, or the "final" one.
     """
@@ -188,6 +189,7 @@ class TwistedSettings(Strict):
     widths: tuple[int, ...] = (64, 64)
     fine: tuple[int, ...] = (128, 64)
     pairs: int = Field(default=2048, ge=2)
+    replay: int = Field(default=3, ge=1)
     classify_steps: int = Field(default=300, ge=1)
     step_steps: int = Field(default=300, ge=1)
     batch: int = Field(default=8192, ge=2)
@@ -222,7 +224,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "tps-dps": {"rollouts": 300, "buffer": 1024},
         "shooting": {"moves": 600, "burn_in": 100},
         "chain": {"moves": 1000, "chains": 256},
-        "twisted": {"refinements": 8, "populations": 20},
+        "twisted": {"refinements": 8, "populations": 18},
     },
 }
 

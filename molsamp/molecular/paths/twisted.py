@@ -8,6 +8,8 @@ One unit is one population (see `population`) or one lesson that log h takes fro
                    with c the log ratio of the two masses, which the population itself estimates.
     refinement     h(t, z) = E[h(t', z') dP_0/dP_u | z] from one boundary to the next: log h is fitted to
                    y = log h(t', z') - log dP_u/dP_0 by E[exp(y - f) + f], whose minimum is f = log E[exp(y)].
+                   Half of the pairs (z, z') are drawn by what they weigh there, exp(y - f): surprises are rare and
+                   tell most. The last few populations teach together, or what is rare is forgotten again.
     production     Populations with log h frozen: independent of each other, so that their scatter gives the error
                    of log P_0(hit) and of every average.
 
@@ -44,6 +46,7 @@ from molsamp.molecular.paths.value import LogHit
 SPARE = 4  # kept lines of descent a population, for each that an average population gives to the result
 POOL = 64  # start velocities drawn for each path of the control alone
 CLIP = 3.0  # nats above f at which exp(y - f) goes on as a line
+MARGIN = 3.0  # nats below the floor of psi down to which log h is taught
 
 
 class TwistedPaths(Sampler):
@@ -59,6 +62,7 @@ class TwistedPaths(Sampler):
         self.floor = -math.inf  # log of kappa E_0[h]
         self.arrived: int | None = None  # lesson after which the end state was the level
         self.population: Population | None = None  # what the next lesson is taken from
+        self.lessons: list[dict[str, Tensor]] = []  # of the refinement: the last ones
         self.log_z: list[float] = []
         self.kept: list[tuple[int, Lines]] = []  # of the production: unit, lines of descent
         self.seen: list[Tensor] = []  # and what was observed on their paths
@@ -77,6 +81,7 @@ class TwistedPaths(Sampler):
             population = self._populate(self.k)
             metrics = self._look(population)
             if producing:
+                self.lessons = []
                 self._produce(population)
             else:
                 self.population = population
@@ -186,26 +191,32 @@ class TwistedPaths(Sampler):
         """Fit log h at every boundary to what the next one says; returns the last loss, nats."""
         s, draws = self.settings, self.noise.child(f"steps {self.k}")
         self.value.sharp.fill_(True)
+        low = max(self.floor - MARGIN, LogHit.FLOOR)  # what h is below it matters to nobody: psi = h + kappa E_0[h]
         parts: list[tuple[Tensor, ...]] = []
         for b in range(len(population.boundaries) - 1):
-            parents = population.clouds[b]
-            going = (~population.done[b][population.ancestors[b]]).nonzero()[:, 0]
-            if not len(going):
+            parents, ancestors = population.clouds[b], population.ancestors[b]
+            going = ~population.done[b][ancestors]
+            if not bool(going.any()):
                 continue
-            child = going[draws.integers(b, torch.arange(s.pairs), (), len(going))]
-            parent = population.ancestors[b][child]
-            x, v = parents.x[parent], None if parents.v is None else parents.v[parent]
+            y = (population.log_h[b + 1] - population.log_ratio[b]).clamp(min=low)
+            gain = torch.where(going, y - population.log_h[b][ancestors], -math.inf)
+            share = 0.5 * going / going.sum() + 0.5 * gain.softmax(0)
+            child = population.pick(b, s.pairs, draws, share.log())
+            x, v = parents.x[ancestors[child]], None if parents.v is None else parents.v[ancestors[child]]
             t = torch.full((s.pairs,), population.boundaries[b] / self.problem.steps, dtype=x.dtype)
-            y = population.log_h[b + 1][child] - population.log_ratio[b][child]
-            parts.append((t, self.value.look(x, v).features, y.to(x)))
-        t, features, y = (torch.cat(p) for p in zip(*parts, strict=True))
+            weight = 1.0 / (going.sum() * share[child])
+            parts.append((t, self.value.look(x, v).features, y[child].to(x), weight.to(x)))
+        lesson = (torch.cat(p) for p in zip(*parts, strict=True))
+        self.lessons = [*self.lessons, dict(zip(("t", "features", "y", "weight"), lesson, strict=True))][-s.replay :]
 
         def loss(batch: dict[str, Tensor]) -> Tensor:
             f = self.value(batch["t"], batch["features"])
             over = batch["y"] - f
-            return (torch.exp(over.clamp(max=CLIP)) * (1.0 + (over - CLIP).clamp(min=0.0)) + f).mean()
+            miss = torch.exp(over.clamp(max=CLIP)) * (1.0 + (over - CLIP).clamp(min=0.0)) + f
+            return (batch["weight"] * miss).mean()
 
-        return self._fit(loss, {"t": t, "features": features, "y": y}, list(self.value.parameters()), s.step_steps)
+        items = {k: torch.cat([lesson[k] for lesson in self.lessons]) for k in self.lessons[0]}
+        return self._fit(loss, items, list(self.value.parameters()), s.step_steps)
 
     def _fit(self, loss, items: dict[str, Tensor], parameters: list[Tensor], steps: int) -> float:
         """Adam with a rate that falls linearly to nothing, on uniform batches."""
@@ -341,6 +352,8 @@ class TwistedPaths(Sampler):
             "log_z": torch.tensor(self.log_z, dtype=torch.float64),
         }
         flat |= flatten_state("value", self.value.state_dict())
+        for i, lesson in enumerate(self.lessons):
+            flat |= flatten_state(f"lesson{i}", lesson)
         for i, ((unit, lines), seen) in enumerate(zip(self.kept, self.seen, strict=True)):
             blocks = {"unit": torch.tensor(unit), "seen": seen, **lines._asdict()}
             flat |= flatten_state(f"lines{i}", blocks)
@@ -354,7 +367,9 @@ class TwistedPaths(Sampler):
         self.floor = float(state["floor"])
         self.log_z = state["log_z"].tolist()
         self.value.load_state_dict(with_prefix("value", state))
-        self.kept, self.seen, self.population = [], [], None
+        self.kept, self.seen, self.population, self.lessons = [], [], None, []
+        while lesson := with_prefix(f"lesson{len(self.lessons)}", state):
+            self.lessons.append(lesson)
         while blocks := with_prefix(f"lines{len(self.kept)}", state):
             self.seen.append(blocks["seen"])
             self.kept.append(
