@@ -76,6 +76,25 @@ def test_a_learned_value_pays():
     assert len(job._populate(901).lineage(torch.arange(512))[0].unique()) > 0
 
 
+def test_a_lesson_teaches_the_probability_of_a_hit():
+    """One refinement of nothing: log h ten steps before the end is log P(x_20 > 1 | x_10), root mean square 0.3
+    (0.03 to 0.21 for six other seeds).
+
+    Half of the pairs that teach are drawn by their weight, here all of them hits: without 1 / q in the loss log h is
+    too high by 1.3 nats.
+    """
+    problem = line_problem(above=1.0, h=0.1, steps=20)
+    changes = dict(particles=8192, pairs=8192, batch=2048, step_steps=600, every=10, kappa=0.0, learning_rate=3e-3)
+    job = TwistedPaths(problem, settings(**changes), Noise(5), 8)
+    job.level, job.arrived = problem.end.radius, 0
+    job.advance()
+    job.advance()
+    x = torch.linspace(-1.0, 1.5, 26, dtype=torch.float64)[:, None]  # x_10 is within two of its standard deviations
+    mean, variance = 0.9**10 * x[:, 0], 0.2 * (1.0 - 0.9**20) / (1.0 - 0.9**2)
+    error = job.value.log_h(1.0, x, None) - torch.special.log_ndtr((mean - 1.0) / variance**0.5)
+    assert error.square().mean().sqrt() < 0.3
+
+
 @pytest.mark.parametrize("floor", [-math.inf, -3.0])
 def test_any_value_is_unbiased(floor):
     """A wrong value and its wrong control leave E[Z-hat] alone: 60 small populations, 4.5 standard errors (7e-6)."""
