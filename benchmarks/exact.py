@@ -6,7 +6,8 @@ For each: two estimates of log P_0(hit), by the populations and by importance sa
 tps-dps of the same seed, both scored against the seed's exact paths. Over seeds: split R-hat (Vehtari et al., Bayesian
 Analysis 16, 667 (2021), rank-normalised) of particle independent Metropolis-Hastings chains (Andrieu et al., J. R.
 Stat. Soc. B 72, 269 (2010)), whose proposals are the populations, and the pooled numbers.
-Appends to benchmarks/results/exact.json; seeds that are there for the code as it stands are not repeated.
+Appends to benchmarks/results/exact.json; seeds that are there for the code as it stands are not repeated, and one that
+was interrupted goes on from its run folder, runs/exact-SEED-CODE.
 
     python benchmarks/exact.py [--seeds 50,51,52,53] [--populations 18] [--learned full] [--table]
 """
@@ -25,6 +26,7 @@ import torch
 from interleaved import ROOT, code_version, commit
 from torch import Tensor
 
+from molsamp import Run
 from molsamp.engine import Noise
 from molsamp.engine.measures import ess, log_mean_exp
 from molsamp.molecular import load, score
@@ -45,13 +47,15 @@ def measure(seed: int, populations: int, learned: list[str]) -> dict:
     system = load(SYSTEM)
     settings = method_settings("twisted", system.methods, "full").model_copy(update={"populations": populations})
     job = make(system, "twisted", settings, seed=seed, paths=SCORED * 2)
-    began, cpu = time.perf_counter(), time.process_time()
-    job.fit(each=lambda m: print(f"seed {seed}  {job.k}/{job.total}", {k: v for k, v in m.items()}, flush=True))
-    reference = job.paths()
+    folder = ROOT / "runs" / f"exact-{seed}-{code_version(*CODE)}"
+    with Run(folder, resume=folder.exists()) as run:
+        job.fit(run, each=lambda m: print(f"seed {seed}  {job.k}/{job.total}", m, flush=True))
+        reference = job.paths()
+        cpu, wall = run.clock()
     entry = {
         "system": SYSTEM, "seed": seed, "code": code_version(*CODE), "commit": commit(), "machine": machine(),
-        "settings": settings.model_dump(), "wall_seconds": time.perf_counter() - began,
-        "cpu_seconds": time.process_time() - cpu, "energy_evaluations": job.problem.energy.evaluations,
+        "settings": settings.model_dump(), "wall_seconds": wall, "cpu_seconds": cpu,
+        "energy_evaluations": job.problem.energy.evaluations,
         "log_p_hit": job.log_p_hit().as_dict(), "log_z": job.log_z, "effective": job.effective_number(),
         "seen": torch.stack(job.seen).tolist(), "results": {k: e.as_dict() for k, e in reference.results().items()},
     }  # fmt: skip
