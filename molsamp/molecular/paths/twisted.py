@@ -10,17 +10,19 @@ One unit is one population (see `population`) or one lesson that log h takes fro
                    y = log h(t', z') - log dP_u/dP_0 by E[exp(y - f) + f], whose minimum is f = log E[exp(y)].
                    Half of the pairs (z, z') are drawn by what they weigh there, exp(y - f): surprises are rare and
                    tell most. The last few populations teach together, or what is rare is forgotten again.
-    production     Populations with log h frozen: independent of each other, so that their scatter gives the error
-                   of log P_0(hit) and of every average.
+    production     Refinement goes on, and populations count: each is unbiased given the log h it ran with, which only
+                   earlier ones have taught, so that their errors are uncorrelated and their scatter gives the error
+                   of log P_0(hit) and of every average. A channel that turns up late is learnt all the same.
 
 What comes out is exact whatever log h is; log h is also a sampler by itself, see `TwistedPaths.sample`.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -49,6 +51,15 @@ CLIP = 3.0  # nats above f at which exp(y - f) goes on as a line
 MARGIN = 3.0  # nats below the floor of psi down to which log h is taught
 
 
+class Kept(NamedTuple):
+    """What the paths of a population are simulated again from: its unit, lines of descent, log h and floor."""
+
+    unit: int
+    lines: Lines
+    value: LogHit
+    floor: float
+
+
 class TwistedPaths(Sampler):
     """Twisted sequential Monte Carlo; arguments as in `Sampler`, settings as in `TwistedSettings`."""
 
@@ -64,27 +75,28 @@ class TwistedPaths(Sampler):
         self.population: Population | None = None  # what the next lesson is taken from
         self.lessons: list[dict[str, Tensor]] = []  # of the refinement: the last ones
         self.log_z: list[float] = []
-        self.kept: list[tuple[int, Lines]] = []  # of the production: unit, lines of descent
+        self.kept: list[Kept] = []  # of the production
         self.seen: list[Tensor] = []  # and what was observed on their paths
         self.keep = -(-SPARE * self.n // s.populations)
-        self.total = 2 * (s.levels + s.refinements) + s.populations
+        self.total = self._units(s.levels)
+
+    def _units(self, levels: int) -> int:
+        """All of them, if the end state is the level after so many; the last population teaches nobody."""
+        s = self.settings
+        return 2 * (levels + s.refinements + s.populations) - 1
 
     # ---------------------------------------------------------------- units
 
     def _advance(self) -> dict[str, Any]:
-        """A population and its lesson in turn, then populations alone."""
-        producing = self.arrived is not None and self.k >= self.arrived + 2 * self.settings.refinements
-        if not producing and self.k % 2:
+        """A population and its lesson in turn."""
+        if self.k % 2:
             metrics = self._lesson(self.population or self._populate(self.k - 1))
             self.population = None
         else:
-            population = self._populate(self.k)
-            metrics = self._look(population)
-            if producing:
-                self.lessons = []
-                self._produce(population)
-            else:
-                self.population = population
+            self.population = self._populate(self.k)
+            metrics = self._look(self.population)
+            if self.arrived is not None and self.k >= self.arrived + 2 * self.settings.refinements:
+                self._produce(self.population)
         self.k += 1
         return metrics
 
@@ -127,7 +139,7 @@ class TwistedPaths(Sampler):
             self.level = goal
             if goal == self.problem.end.radius:
                 self.arrived = self.k + 1
-                self.total = self.arrived + 2 * s.refinements + s.populations
+                self.total = self._units(self.arrived // 2)
         else:
             metrics = {"loss": self._refine(population)}
         self.floor = self._defence()
@@ -239,14 +251,12 @@ class TwistedPaths(Sampler):
         self.log_z.append(population.log_z)
         if population.log_z > -math.inf:
             lines = population.lines(population.draw(self.keep, self.noise.child(f"lines {self.k}")))
-            self.kept.append((self.k, lines))
-            self.seen.append(self._observe(self._replay(self.k, lines)))
+            self.kept.append(Kept(self.k, lines, copy.deepcopy(self.value), self.floor))
+            self.seen.append(self._observe(self._replay(*self.kept[-1])))
 
-    def _replay(self, unit: int, lines: Lines) -> Path:
-        s = self.settings
-        return lines.replay(
-            self.problem, self.value, s.every, s.hold, self.noise.child(f"population {unit}"), self.floor
-        )
+    def _replay(self, unit: int, lines: Lines, value: LogHit, floor: float) -> Path:
+        s, noise = self.settings, self.noise.child(f"population {unit}")
+        return lines.replay(self.problem, value, s.every, s.hold, noise, floor)
 
     def _observe(self, path: Path) -> Float[Tensor, "m k"]:
         """Frames of departure and arrival, and the highest energy: what effective numbers are judged by."""
@@ -274,11 +284,11 @@ class TwistedPaths(Sampler):
         w = self._weights()
         shares = self._shares(w)
         given = (
-            (unit, lines.take(torch.arange(m) % self.keep))
-            for (unit, lines), m in zip(self.kept, shares, strict=True)
+            kept._replace(lines=kept.lines.take(torch.arange(m) % self.keep))
+            for kept, m in zip(self.kept, shares, strict=True)
             if m
         )
-        path = concatenate([self._replay(unit, lines) for unit, lines in given])
+        path = concatenate([self._replay(*kept) for kept in given])
         effective = min(float(self.n), self.effective_number())
         note = f"Fixed start; {len(w)} independent populations, by scatter worth {effective:.1f} independent paths."
         log_rn = torch.full((self.n,), -log_p.value, dtype=torch.float64)
@@ -354,9 +364,10 @@ class TwistedPaths(Sampler):
         flat |= flatten_state("value", self.value.state_dict())
         for i, lesson in enumerate(self.lessons):
             flat |= flatten_state(f"lesson{i}", lesson)
-        for i, ((unit, lines), seen) in enumerate(zip(self.kept, self.seen, strict=True)):
-            blocks = {"unit": torch.tensor(unit), "seen": seen, **lines._asdict()}
-            flat |= flatten_state(f"lines{i}", blocks)
+        for i, (kept, seen) in enumerate(zip(self.kept, self.seen, strict=True)):
+            blocks = {"unit": torch.tensor(kept.unit), "floor": torch.tensor(kept.floor, dtype=torch.float64)}
+            flat |= flatten_state(f"lines{i}", {**blocks, "seen": seen, **kept.lines._asdict()})
+            flat |= flatten_state(f"log_h{i}", kept.value.state_dict())
         return flat
 
     def _load(self, state: dict[str, Tensor]) -> None:
@@ -371,7 +382,8 @@ class TwistedPaths(Sampler):
         while lesson := with_prefix(f"lesson{len(self.lessons)}", state):
             self.lessons.append(lesson)
         while blocks := with_prefix(f"lines{len(self.kept)}", state):
+            value = copy.deepcopy(self.value)
+            value.load_state_dict(with_prefix(f"log_h{len(self.kept)}", state))
+            lines = Lines(blocks["x"], blocks.get("v"), blocks["ids"], blocks["done"])
+            self.kept.append(Kept(int(blocks["unit"]), lines, value, float(blocks["floor"])))
             self.seen.append(blocks["seen"])
-            self.kept.append(
-                (int(blocks.pop("unit")), Lines(blocks["x"], blocks.get("v"), blocks["ids"], blocks["done"]))
-            )

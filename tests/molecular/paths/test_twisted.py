@@ -60,7 +60,7 @@ def test_populations_sample_the_conditioned_process(make):
     m, C = form.conditioned(tilt)
     z_hat = torch.tensor(job.log_z, dtype=torch.float64).exp()
     assert abs(float(z_hat.mean()) - math.exp(tilt.log_z)) < 5.0 * float(z_hat.std()) / len(z_hat) ** 0.5
-    x = torch.stack([job._replay(unit, lines).x.flatten(1)[1:] for unit, lines in job.kept])  # (R, F - 1, m)
+    x = torch.stack([job._replay(*kept).x.flatten(1)[1:] for kept in job.kept])  # (R, F - 1, m)
     mean = ratio_scores(job, x.mean(2), m[1:, 0])
     square = ratio_scores(job, x.square().mean(2), C[1:, 0, 0] + m[1:, 0] ** 2)
     assert torch.cat([mean, square]).abs().max() < 5.0
