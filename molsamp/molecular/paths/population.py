@@ -149,10 +149,14 @@ class Population:
         """Mean over the boundaries of ESS / n."""
         return sum(ess(live_weights(c)) / len(c) for c in self.clouds[1:]) / len(self.clouds[1:])
 
-    def lineage(self, last: Int[Tensor, " m"]) -> Int[Tensor, "B m"]:
-        """Index at every boundary of the ancestors of particles `last` of the final cloud."""
-        line = [last]
-        for ancestors in reversed(self.ancestors[:-1]):
+    def twisted(self, b: int) -> Float[Tensor, " n"]:
+        """log weights with which cloud b, before the last one, follows p_0 h instead of p_0 psi."""
+        return live_weights(self.clouds[b]) + self.log_h[b] - self.log_psi(b)
+
+    def lineage(self, at: Int[Tensor, " m"], then: int = -1, first: int = 0) -> Int[Tensor, "B m"]:
+        """Index at every boundary from `first` on of the ancestors of particles `at` of cloud `then`, the final one."""
+        line = [at]
+        for ancestors in reversed(self.ancestors[first:then]):
             line.append(ancestors[line[-1]])
         return torch.stack(line[::-1])
 

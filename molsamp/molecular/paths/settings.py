@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field
@@ -159,8 +159,8 @@ class TwistedSettings(Strict):
 
     Args:
         particles: of a population.
-        populations: of the production, with log h frozen; their scatter is every error bar.
-        refinements: populations that teach log h after the end state has been reached.
+        populations: of the production; their scatter is every error bar.
+        refinements: populations before them that only teach log h, once the end state has been reached.
         levels: most populations on the way to the end state before giving up.
         share: of the weight that lies beyond the next level.
         ancestors: least number of distinct starts behind that share; the level is held back where there are fewer.
@@ -170,8 +170,9 @@ class TwistedSettings(Strict):
         heat: temperature of that draw over the problem's, in the directions that matter most; weights make up for it.
         widths, fine: hidden layers of the two networks.
         pairs: particles a boundary that teach.
+        horizons: boundaries to the frames that tell log h of a frame; lessons of the refinement take turns.
         replay: populations of the refinement that teach together, the last ones.
-        classify_steps, step_steps, batch, learning_rate: Adam's, on the way and in the refinement.
+        classify_steps, refine_steps, batch, learning_rate: Adam's, on the way and in the refinement.
         arrival: a hit is "any" frame in the end state, or the "final" one.
     """
 
@@ -189,9 +190,10 @@ class TwistedSettings(Strict):
     widths: tuple[int, ...] = (64, 64)
     fine: tuple[int, ...] = (128, 64)
     pairs: int = Field(default=2048, ge=2)
+    horizons: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 5), min_length=1)
     replay: int = Field(default=3, ge=1)
     classify_steps: int = Field(default=300, ge=1)
-    step_steps: int = Field(default=300, ge=1)
+    refine_steps: int = Field(default=200, ge=1)
     batch: int = Field(default=8192, ge=2)
     learning_rate: float = Field(default=3e-3, gt=0)
     arrival: Literal["any", "final"] = "any"
@@ -224,7 +226,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "tps-dps": {"rollouts": 300, "buffer": 1024},
         "shooting": {"moves": 600, "burn_in": 100},
         "chain": {"moves": 1000, "chains": 256},
-        "twisted": {"refinements": 8, "populations": 18},
+        "twisted": {"populations": 14},
     },
 }
 

@@ -3,13 +3,13 @@
 One unit is one population (see `population`) or one lesson that log h takes from it:
 
     on the way     The end state is approached through levels of the distance to it, each a share of the last
-                   population's weight. A classifier tells frames of the cloud, which follow p_0 h_old, from frames on
-                   lines of descent that reach the new level, which follow p_0 h: its logit is log h - log h_old - c,
+                   population's weight. A classifier tells frames of the cloud, which follow p_0 psi, from frames on
+                   lines of descent that reach the new level, which follow p_0 h: its logit is log h - log psi - c,
                    with c the log ratio of the two masses, which the population itself estimates.
-    refinement     h(t, z) = E[h(t', z') dP_0/dP_u | z] from one boundary to the next: log h is fitted to
-                   y = log h(t', z') - log dP_u/dP_0 by E[exp(y - f) + f], whose minimum is f = log E[exp(y)].
-                   Half of the pairs (z, z') are drawn by what they weigh there, exp(y - f): surprises are rare and
-                   tell most. The last few populations teach together, or what is rare is forgotten again.
+    refinement     The same, with lines of descent that follow p_0 h some boundaries later, h as the network knows it
+                   there. A short horizon makes log h agree with itself from one boundary to the next; a longer one
+                   carries news from the end to the start in fewer lessons: they take turns. The last few populations
+                   teach together, or what is rare is forgotten again.
     production     Refinement goes on, and populations count: each is unbiased given the log h it ran with, which only
                    earlier ones have taught, so that their errors are uncorrelated and their scatter gives the error
                    of log P_0(hit) and of every average. A channel that turns up late is learnt all the same.
@@ -47,8 +47,6 @@ from molsamp.molecular.paths.value import LogHit
 
 SPARE = 4  # kept lines of descent a population, for each that an average population gives to the result
 POOL = 64  # start velocities drawn for each path of the control alone
-CLIP = 3.0  # nats above f at which exp(y - f) goes on as a line
-MARGIN = 3.0  # nats below the floor of psi down to which log h is taught
 
 
 class Kept(NamedTuple):
@@ -129,13 +127,13 @@ class TwistedPaths(Sampler):
         }
 
     def _lesson(self, population: Population) -> dict[str, Any]:
-        """Classify until the end state is the level, then refine."""
+        """Approach until the end state is the level, then refine."""
         s, metrics = self.settings, {}
         if population.log_z == -math.inf:
             metrics = {"loss": math.nan}
         elif self.arrived is None:
             goal = self._next_level(population)
-            metrics = {"loss": self._classify(population, goal), "level": goal}
+            metrics = {"loss": self._approach(population, goal), "level": goal}
             self.level = goal
             if goal == self.problem.end.radius:
                 self.arrived = self.k + 1
@@ -153,7 +151,7 @@ class TwistedPaths(Sampler):
         p = self.problem.initial(draws, torch.arange(s.particles * s.pool))
         return math.log(s.kappa) + log_mean_exp(self.value.log_h(0.0, p.x, p.v))[0] if s.kappa else -math.inf
 
-    # ---------------------------------------------------------------- on the way
+    # ---------------------------------------------------------------- lessons
 
     def _next_level(self, population: Population) -> float:
         """The distance that `share` of the weight stays below, or more where too few starts are behind it."""
@@ -167,71 +165,49 @@ class TwistedPaths(Sampler):
         level = max(radius, float(reach[min(enough, len(reach) - 1)].nextafter(torch.tensor(math.inf).to(reach))))
         return level if self.level is None else min(self.level, level)
 
-    def _classify(self, population: Population, goal: float) -> float:
+    def _approach(self, population: Population, goal: float) -> float:
         """Teach the coarse network log h of the level `goal`; returns the last cross-entropy, nats."""
-        s, draws = self.settings, self.noise.child(f"classes {self.k}")
         logw = torch.where(population.reach() < goal, population.final_weights, -math.inf)
-        log_z = log_mean_exp(logw)[0]
-        with torch.no_grad():
-            self.value.coarse[-1].get_parameter("bias").add_(log_z - population.log_z)  # it is that much rarer
-        line = population.lineage(population.pick(0, s.pairs, draws.child("goals"), logw))
-        parts: list[tuple[Tensor, ...]] = []
-        for b in range(len(population.boundaries) - 1):
-            cloud = population.clouds[b]
-            at = torch.cat([population.pick(b, s.pairs, draws), line[b]])
+        with torch.no_grad():  # it is that much rarer
+            self.value.coarse[-1].get_parameter("bias").add_(log_mean_exp(logw)[0] - population.log_z)
+        lesson = self._classes(population, logw, len(population.boundaries))
+        return self._fit(lesson, list(self.value.coarse.parameters()), self.settings.classify_steps)
+
+    def _refine(self, population: Population) -> float:
+        """Teach both networks log h, as boundaries further on know it; returns the last cross-entropy, nats."""
+        s = self.settings
+        self.value.sharp.fill_(True)
+        lesson = self._classes(population, population.final_weights, s.horizons[self.k // 2 % len(s.horizons)])
+        self.lessons = [*self.lessons, lesson][-s.replay :]
+        together = {k: torch.cat([lesson[k] for lesson in self.lessons]) for k in lesson}
+        return self._fit(together, list(self.value.parameters()), s.refine_steps)
+
+    def _classes(self, population: Population, final: Tensor, horizon: int) -> dict[str, Tensor]:
+        """Frames of every cloud (label 0), and of its lines of descent that follow p_0 h `horizon` boundaries on (1).
+
+        At the end, what the lines follow is given by their log weights `final`.
+        """
+        s, draws = self.settings, self.noise.child(f"classes {self.k}")
+        end, parts = len(population.boundaries) - 1, []
+        for b in range(end):
+            cloud, then = population.clouds[b], min(b + horizon, end)
+            logw = final if then == end else population.twisted(then)
+            line = population.lineage(population.pick(then, s.pairs, draws.child("lines"), logw), then, b)[0]
+            at = torch.cat([population.pick(b, s.pairs, draws), line])
             label = (torch.arange(len(at)) >= s.pairs).to(self.problem.dtype)
             going = ~population.done[b][at]
             at, label = at[going], label[going]
             if not len(at):
                 continue
             x, v = cloud.x[at], None if cloud.v is None else cloud.v[at]
-            offset = population.log_psi(b)[at] + log_z - population.log_mass(b)
+            offset = population.log_psi(b)[at] + log_mean_exp(logw)[0] - population.log_mass(b)
             t = torch.full((len(at),), population.boundaries[b] / self.problem.steps, dtype=x.dtype)
             parts.append((t, self.value.look(x, v).features, offset.to(x), label))
-        t, features, offset, label = (torch.cat(p) for p in zip(*parts, strict=True))
+        columns = (torch.cat(p) for p in zip(*parts, strict=True))
+        return dict(zip(("t", "features", "offset", "label"), columns, strict=True))
 
-        def loss(batch: dict[str, Tensor]) -> Tensor:
-            logit = self.value(batch["t"], batch["features"]) - batch["offset"]
-            return torch.nn.functional.binary_cross_entropy_with_logits(logit, batch["label"])
-
-        items = {"t": t, "features": features, "offset": offset, "label": label}
-        return self._fit(loss, items, list(self.value.coarse.parameters()), s.classify_steps)
-
-    # ---------------------------------------------------------------- refinement
-
-    def _refine(self, population: Population) -> float:
-        """Fit log h at every boundary to what the next one says; returns the last loss, nats."""
-        s, draws = self.settings, self.noise.child(f"steps {self.k}")
-        self.value.sharp.fill_(True)
-        low = max(self.floor - MARGIN, LogHit.FLOOR)  # what h is below it matters to nobody: psi = h + kappa E_0[h]
-        parts: list[tuple[Tensor, ...]] = []
-        for b in range(len(population.boundaries) - 1):
-            parents, ancestors = population.clouds[b], population.ancestors[b]
-            going = ~population.done[b][ancestors]
-            if not bool(going.any()):
-                continue
-            y = (population.log_h[b + 1] - population.log_ratio[b]).clamp(min=low)
-            gain = torch.where(going, y - population.log_h[b][ancestors], -math.inf)
-            share = 0.5 * going / going.sum() + 0.5 * gain.softmax(0)
-            child = population.pick(b, s.pairs, draws, share.log())
-            x, v = parents.x[ancestors[child]], None if parents.v is None else parents.v[ancestors[child]]
-            t = torch.full((s.pairs,), population.boundaries[b] / self.problem.steps, dtype=x.dtype)
-            weight = 1.0 / (going.sum() * share[child])
-            parts.append((t, self.value.look(x, v).features, y[child].to(x), weight.to(x)))
-        lesson = (torch.cat(p) for p in zip(*parts, strict=True))
-        self.lessons = [*self.lessons, dict(zip(("t", "features", "y", "weight"), lesson, strict=True))][-s.replay :]
-
-        def loss(batch: dict[str, Tensor]) -> Tensor:
-            f = self.value(batch["t"], batch["features"])
-            over = batch["y"] - f
-            miss = torch.exp(over.clamp(max=CLIP)) * (1.0 + (over - CLIP).clamp(min=0.0)) + f
-            return (batch["weight"] * miss).mean()
-
-        items = {k: torch.cat([lesson[k] for lesson in self.lessons]) for k in self.lessons[0]}
-        return self._fit(loss, items, list(self.value.parameters()), s.step_steps)
-
-    def _fit(self, loss, items: dict[str, Tensor], parameters: list[Tensor], steps: int) -> float:
-        """Adam with a rate that falls linearly to nothing, on uniform batches."""
+    def _fit(self, items: dict[str, Tensor], parameters: list[Tensor], steps: int) -> float:
+        """Adam with a rate that falls linearly to nothing, on uniform batches; the logit is log h - offset."""
         s, keys = self.settings, self.noise.child(f"batches {self.k}")
         optimiser = torch.optim.Adam(parameters, lr=s.learning_rate)
         count = len(items["t"])
@@ -241,6 +217,10 @@ class TwistedPaths(Sampler):
                 group["lr"] = s.learning_rate * (1.0 - step / steps)
             index = keys.integers(step, torch.arange(s.batch), (), count)
             return {k: a[index] for k, a in items.items()}
+
+        def loss(batch: dict[str, Tensor]) -> Tensor:
+            logit = self.value(batch["t"], batch["features"]) - batch["offset"]
+            return torch.nn.functional.binary_cross_entropy_with_logits(logit, batch["label"])
 
         return fit(loss, draw, optimiser, steps=steps).loss
 

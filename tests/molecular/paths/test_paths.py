@@ -155,7 +155,7 @@ def test_every_method_ends_in_results():
             "refinements": 1,
             "pairs": 16,
             "classify_steps": 5,
-            "step_steps": 5,
+            "refine_steps": 5,
         },
     }
     assert small.keys() == METHODS.keys()

@@ -22,7 +22,7 @@ EDGE, GROUPS = 3.0, 24
 def settings(**changes):
     defaults = dict(
         particles=512, populations=GROUPS, refinements=2, levels=12, ancestors=4, every=2, hold=2, pool=4, widths=(16,),
-        pairs=256, classify_steps=150, step_steps=150, batch=512, learning_rate=1e-2, arrival="final",
+        pairs=256, classify_steps=150, refine_steps=150, batch=512, learning_rate=1e-2, arrival="final",
     )  # fmt: skip
     return TwistedSettings(**{**defaults, **changes})
 
@@ -84,7 +84,7 @@ def test_a_lesson_teaches_the_probability_of_a_hit():
     too high by 1.3 nats.
     """
     problem = line_problem(above=1.0, h=0.1, steps=20)
-    changes = dict(particles=8192, pairs=8192, batch=2048, step_steps=600, every=10, kappa=0.0, learning_rate=3e-3)
+    changes = dict(particles=8192, pairs=8192, batch=2048, refine_steps=600, every=10, kappa=0.0, learning_rate=3e-3)
     job = TwistedPaths(problem, settings(**changes), Noise(5), 8)
     job.level, job.arrived = problem.end.radius, 0
     job.advance()
