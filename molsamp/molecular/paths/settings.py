@@ -163,7 +163,7 @@ class TwistedSettings(Strict):
         refinements: populations before them that only teach log h, once the end state has been reached.
         levels: most populations on the way to the end state before giving up.
         share: of the weight that lies beyond the next level.
-        ancestors: least number of distinct starts behind that share; the level is held back where there are fewer.
+        ancestors: distinct starts behind that share; the level is farther off where there are fewer.
         kappa: weight of P_0 in the twist psi = h + kappa E_0[h]: kappa / (1 + kappa) of the particles explore.
         every, hold: rows between boundaries, and for which one control is kept.
         pool: start velocities drawn for each particle that starts.

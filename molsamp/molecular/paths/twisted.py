@@ -154,16 +154,20 @@ class TwistedPaths(Sampler):
     # ---------------------------------------------------------------- lessons
 
     def _next_level(self, population: Population) -> float:
-        """The distance that `share` of the weight stays below, or more where too few starts are behind it."""
-        s, radius = self.settings, self.problem.end.radius
+        """The distance that `share` of the weight stays below, or more where too few starts are behind it.
+
+        It shrinks every time: a lesson about the same level again, of few starts, would only narrow what is known.
+        """
+        s, radius, last = self.settings, self.problem.end.radius, math.inf if self.level is None else self.level
         reach, order = population.reach().sort()
-        mass = torch.softmax(population.final_weights, 0)[order].cumsum(0)
+        within = int((torch.softmax(population.final_weights, 0)[order].cumsum(0) < s.share).sum())
         starts = population.lineage(order)[0]
         firsts = torch.from_numpy(np.unique(starts.numpy(), return_index=True)[1]).sort().values
-        count = int(firsts[: s.ancestors][-1])  # the path that brings the last of the starts that are asked for
-        enough = max(int((mass < s.share).sum()), count)
-        level = max(radius, float(reach[min(enough, len(reach) - 1)].nextafter(torch.tensor(math.inf).to(reach))))
-        return level if self.level is None else min(self.level, level)
+        for enough in (max(within, int(firsts[: s.ancestors][-1])), within):
+            level = float(reach[min(enough, len(reach) - 1)].nextafter(torch.tensor(math.inf).to(reach)))
+            if level < last:
+                break
+        return max(radius, min(last, level))
 
     def _approach(self, population: Population, goal: float) -> float:
         """Teach the coarse network log h of the level `goal`; returns the last cross-entropy, nats."""
