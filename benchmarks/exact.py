@@ -138,7 +138,7 @@ def table(entries: list[dict]) -> str:
         T = min(len(chain(e)) for e in entries)
         chains = torch.stack([chain(e)[:T] for e in entries])
         system = load(SYSTEM)
-        pool = make(system, "twisted", method_settings("twisted", system.methods, "full"))
+        pool = make(system, "twisted", method_settings("twisted", system.methods, "full"), seed=0)
         pool.log_z = [z for e in entries for z in e["log_z"]]
         pool.seen = [torch.tensor(f, dtype=torch.float64) for e in entries for f in e["seen"]]
         hats = {o: round(split_r_hat(chains[:, :, k]), 3) for k, o in enumerate(OBSERVED)}
