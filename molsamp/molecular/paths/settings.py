@@ -226,7 +226,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "tps-dps": {"rollouts": 300, "buffer": 1024},
         "shooting": {"moves": 600, "burn_in": 100},
         "chain": {"moves": 1000, "chains": 256},
-        "twisted": {"populations": 14},
+        "twisted": {"refinements": 9, "populations": 14},
     },
 }
 
