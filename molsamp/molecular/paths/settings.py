@@ -160,7 +160,9 @@ class TwistedSettings(Strict):
     Args:
         particles: of a population.
         populations: of the production; their scatter is every error bar.
-        refinements: populations before them that only teach log h, once the end state has been reached.
+        refinements: least number of populations before them that only teach log h, once the end state is reached.
+        ripe, patience: share of the particles that the distinct starts behind the hits of a population must be before
+            the next ones count, and how many more refinements at most are spent on that.
         levels: most populations on the way to the end state before giving up.
         share: of the weight that lies beyond the next level.
         ancestors: distinct starts behind that share; the level is farther off where there are fewer.
@@ -179,6 +181,8 @@ class TwistedSettings(Strict):
     particles: int = Field(default=8192, ge=2)
     populations: int = Field(default=8, ge=2)
     refinements: int = Field(default=4, ge=0)
+    ripe: float = Field(default=1 / 128, ge=0, le=1)
+    patience: int = Field(default=24, ge=0)
     levels: int = Field(default=40, ge=1)
     share: float = Field(default=0.15, gt=0, lt=1)
     ancestors: int = Field(default=16, ge=1)
@@ -226,7 +230,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "tps-dps": {"rollouts": 300, "buffer": 1024},
         "shooting": {"moves": 600, "burn_in": 100},
         "chain": {"moves": 1000, "chains": 256},
-        "twisted": {"refinements": 9, "populations": 14},
+        "twisted": {"populations": 12},
     },
 }
 

@@ -9,7 +9,8 @@ One unit is one population (see `population`) or one lesson that log h takes fro
     refinement     The same, with lines of descent that follow p_0 h some boundaries later, h as the network knows it
                    there. A short horizon makes log h agree with itself from one boundary to the next; a longer one
                    carries news from the end to the start in fewer lessons: they take turns. The last few populations
-                   teach together, or what is rare is forgotten again.
+                   teach together, or what is rare is forgotten again. It is ripe when enough distinct starts
+                   survive: hits that all descend from a few say that h is still wrong early on.
     production     Refinement goes on, and populations count: each is unbiased given the log h it ran with, which only
                    earlier ones have taught, so that their errors are uncorrelated and their scatter gives the error
                    of log P_0(hit) and of every average. A channel that turns up late is learnt all the same.
@@ -76,12 +77,8 @@ class TwistedPaths(Sampler):
         self.kept: list[Kept] = []  # of the production
         self.seen: list[Tensor] = []  # and what was observed on their paths
         self.keep = -(-SPARE * self.n // s.populations)
-        self.total = self._units(s.levels)
-
-    def _units(self, levels: int) -> int:
-        """All of them, if the end state is the level after so many; the last population teaches nobody."""
-        s = self.settings
-        return 2 * (levels + s.refinements + s.populations) - 1
+        self.counting: int | None = None  # first unit of the production
+        self.total = 2 * (s.levels + s.refinements + s.populations) - 1
 
     # ---------------------------------------------------------------- units
 
@@ -93,10 +90,21 @@ class TwistedPaths(Sampler):
         else:
             self.population = self._populate(self.k)
             metrics = self._look(self.population)
-            if self.arrived is not None and self.k >= self.arrived + 2 * self.settings.refinements:
+            if self.counting is not None:
                 self._produce(self.population)
+            elif self.arrived is not None and self._ripe(metrics["starts"]):
+                self._count_from(self.k + 2)
         self.k += 1
         return metrics
+
+    def _ripe(self, starts: int) -> bool:
+        """Whether refinement has come so far that the next populations may count: decided before they are drawn."""
+        s, taught = self.settings, (self.k - self.arrived) // 2 + 1  # type: ignore[operator]
+        return taught >= s.refinements and (starts >= s.ripe * s.particles or taught >= s.refinements + s.patience)
+
+    def _count_from(self, unit: int) -> None:
+        """The last population teaches nobody."""
+        self.counting, self.total = unit, unit + 2 * self.settings.populations - 1
 
     def _populate(self, unit: int) -> Population:
         s = self.settings
@@ -137,7 +145,9 @@ class TwistedPaths(Sampler):
             self.level = goal
             if goal == self.problem.end.radius:
                 self.arrived = self.k + 1
-                self.total = self._units(self.arrived // 2)
+                self.total = self.arrived + 2 * (s.refinements + s.populations) - 1
+                if not s.refinements:
+                    self._count_from(self.arrived)
         else:
             metrics = {"loss": self._refine(population)}
         self.floor = self._defence()
@@ -340,7 +350,7 @@ class TwistedPaths(Sampler):
     def _state(self) -> dict[str, Tensor]:
         """Networks, level, production; a population that waits for its lesson is simulated again."""
         flat = {
-            "total": torch.tensor([self.total, -1 if self.arrived is None else self.arrived]),
+            "total": torch.tensor([self.total, *(-1 if u is None else u for u in (self.arrived, self.counting))]),
             "level": torch.tensor(math.nan if self.level is None else self.level, dtype=torch.float64),
             "floor": torch.tensor(self.floor, dtype=torch.float64),
             "log_z": torch.tensor(self.log_z, dtype=torch.float64),
@@ -355,8 +365,8 @@ class TwistedPaths(Sampler):
         return flat
 
     def _load(self, state: dict[str, Tensor]) -> None:
-        self.total, arrived = state["total"].tolist()
-        self.arrived = None if arrived < 0 else arrived
+        self.total, *units = state["total"].tolist()
+        self.arrived, self.counting = (None if u < 0 else u for u in units)
         level = float(state["level"])
         self.level = None if math.isnan(level) else level
         self.floor = float(state["floor"])

@@ -178,11 +178,12 @@ def test_the_control_is_the_gradient_of_the_twist(floor):
     assert float(along.abs().max()) > 1e-2
 
 
-def test_resume_in_the_middle_gives_the_same_bytes():
-    """From a checkpoint taken before a lesson: its population is simulated again."""
+@pytest.mark.parametrize("kept", [0, 2])
+def test_resume_in_the_middle_gives_the_same_bytes(kept):
+    """From a checkpoint taken before a lesson: its population is simulated again, and counted ones with their log h."""
     problem, _ = overdamped()
     one = TwistedPaths(problem, settings(populations=3, refinements=1), Noise(1), 8)
-    for _ in range(3):
+    while one.k < 3 or len(one.kept) < kept:
         one.advance()
     saved = one.state()
     other = TwistedPaths(problem, settings(populations=3, refinements=1), Noise(1), 8)
@@ -192,6 +193,16 @@ def test_resume_in_the_middle_gives_the_same_bytes():
             job.advance()
     assert one.log_z == other.log_z
     assert torch.equal(one.paths().path.x, other.paths().path.x)
+
+
+@pytest.mark.parametrize("ripe, more", [(0.0, 0), (1.0, 2)])
+def test_populations_count_when_log_h_is_ripe(ripe, more):
+    """After 3 refinements if that is enough, or after all patience is spent; then all populations are counted."""
+    problem = line_problem(above=1.0, h=0.1, steps=20)
+    few = dict(particles=64, pairs=32, batch=32, classify_steps=2, refine_steps=2, populations=2)
+    job = TwistedPaths(problem, settings(**few, refinements=3, ripe=ripe, patience=2), Noise(1), 8).fit()
+    assert job.counting - job.arrived == 2 * (3 + more)
+    assert len(job.log_z) == 2 and job.k == job.total == job.counting + 3
 
 
 def test_levels_that_run_out_are_said():
