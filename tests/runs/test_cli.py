@@ -138,6 +138,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, capsys):
 FULL_DISK = """
 import resource, sys
 from molsamp.runs import cli
+sys.dont_write_bytecode = True  # of modules that are compiled under the limit a torn .pyc would stay behind
 resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
 sys.argv = ["molsamp", *sys.argv[1:]]
 cli.main()

@@ -153,6 +153,7 @@ import resource, sys, torch
 from molsamp.runs.folder import Run
 run = Run(sys.argv[1])
 run.save({"k": 1, "x": torch.zeros(10)})
+sys.dont_write_bytecode = True  # of modules that are compiled under the limit a torn .pyc would stay behind
 resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
 try:
     run.save({"k": 2, "x": torch.zeros(100000)})
