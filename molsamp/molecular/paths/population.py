@@ -160,6 +160,10 @@ class Population:
             line.append(ancestors[line[-1]])
         return torch.stack(line[::-1])
 
+    def starts(self) -> int:
+        """Distinct starts behind the lines of descent that hit."""
+        return len(self.lineage((self.final_weights > -math.inf).nonzero()[:, 0])[0].unique())
+
     def reach(self) -> Float[Tensor, " n"]:
         """Least distance to the end state along every line of descent."""
         line = self.lineage(torch.arange(len(self.clouds[0])))

@@ -160,9 +160,10 @@ class TwistedSettings(Strict):
     Args:
         particles: of a population.
         populations: of the production; their scatter is every error bar.
-        refinements: least number of populations before them that only teach log h, once the end state is reached.
-        ripe, patience: share of the particles that the distinct starts behind the hits of a population must be before
-            the next ones count, and how many more refinements at most are spent on that.
+        ripe: share of the particles that the distinct starts behind a level must be before the next one is taught.
+        dwell: most refinements at a level on the way that are spent on that.
+        refinements, patience: least number of them at the end state before populations count, and how many more at
+            most until it is ripe.
         levels: most populations on the way to the end state before giving up.
         share: of the weight that lies beyond the next level.
         ancestors: distinct starts behind that share; the level is farther off where there are fewer.
@@ -180,10 +181,11 @@ class TwistedSettings(Strict):
 
     particles: int = Field(default=8192, ge=2)
     populations: int = Field(default=8, ge=2)
+    ripe: float = Field(default=1 / 64, ge=0, le=1)
+    dwell: int = Field(default=3, ge=0)
     refinements: int = Field(default=4, ge=0)
-    ripe: float = Field(default=1 / 128, ge=0, le=1)
-    patience: int = Field(default=24, ge=0)
-    levels: int = Field(default=40, ge=1)
+    patience: int = Field(default=4, ge=0)
+    levels: int = Field(default=80, ge=1)
     share: float = Field(default=0.15, gt=0, lt=1)
     ancestors: int = Field(default=16, ge=1)
     every: int = Field(default=20, ge=1)
@@ -230,7 +232,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "tps-dps": {"rollouts": 300, "buffer": 1024},
         "shooting": {"moves": 600, "burn_in": 100},
         "chain": {"moves": 1000, "chains": 256},
-        "twisted": {"populations": 12},
+        "twisted": {"populations": 10},
     },
 }
 

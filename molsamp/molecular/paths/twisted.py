@@ -6,11 +6,12 @@ One unit is one population (see `population`) or one lesson that log h takes fro
                    population's weight. A classifier tells frames of the cloud, which follow p_0 psi, from frames on
                    lines of descent that reach the new level, which follow p_0 h: its logit is log h - log psi - c,
                    with c the log ratio of the two masses, which the population itself estimates.
-    refinement     The same, with lines of descent that follow p_0 h some boundaries later, h as the network knows it
-                   there. A short horizon makes log h agree with itself from one boundary to the next; a longer one
-                   carries news from the end to the start in fewer lessons: they take turns. The last few populations
-                   teach together, or what is rare is forgotten again. It is ripe when enough distinct starts
-                   survive: hits that all descend from a few say that h is still wrong early on.
+    refinement     The same at one level, with lines of descent that follow p_0 h some boundaries later, h as the
+                   network knows it there. A short horizon makes log h agree with itself from one boundary to the
+                   next; a longer one carries news from the end to the start in fewer lessons: they take turns. The
+                   last few populations teach together, or what is rare is forgotten again. A level is ripe when
+                   enough distinct starts survive: lines that all descend from a few say that h is wrong early on,
+                   and a lesson of a few lines about the next level would be wrong everywhere.
     production     Refinement goes on, and populations count: each is unbiased given the log h it ran with, which only
                    earlier ones have taught, so that their errors are uncorrelated and their scatter gives the error
                    of log P_0(hit) and of every average. A channel that turns up late is learnt all the same.
@@ -70,9 +71,9 @@ class TwistedPaths(Sampler):
         self.value = LogHit(self.problem, s.widths, s.fine, self.noise.child("network"))
         self.level: float | None = None
         self.floor = -math.inf  # log of kappa E_0[h]
-        self.arrived: int | None = None  # lesson after which the end state was the level
+        self.taught = 0  # refinements at this level
         self.population: Population | None = None  # what the next lesson is taken from
-        self.lessons: list[dict[str, Tensor]] = []  # of the refinement: the last ones
+        self.lessons: list[dict[str, Tensor]] = []  # of the refinement at this level: the last ones
         self.log_z: list[float] = []
         self.kept: list[Kept] = []  # of the production
         self.seen: list[Tensor] = []  # and what was observed on their paths
@@ -92,19 +93,8 @@ class TwistedPaths(Sampler):
             metrics = self._look(self.population)
             if self.counting is not None:
                 self._produce(self.population)
-            elif self.arrived is not None and self._ripe(metrics["starts"]):
-                self._count_from(self.k + 2)
         self.k += 1
         return metrics
-
-    def _ripe(self, starts: int) -> bool:
-        """Whether refinement has come so far that the next populations may count: decided before they are drawn."""
-        s, taught = self.settings, (self.k - self.arrived) // 2 + 1  # type: ignore[operator]
-        return taught >= s.refinements and (starts >= s.ripe * s.particles or taught >= s.refinements + s.patience)
-
-    def _count_from(self, unit: int) -> None:
-        """The last population teaches nobody."""
-        self.counting, self.total = unit, unit + 2 * self.settings.populations - 1
 
     def _populate(self, unit: int) -> Population:
         s = self.settings
@@ -125,35 +115,49 @@ class TwistedPaths(Sampler):
         )
 
     def _look(self, population: Population) -> dict[str, Any]:
-        alive = (population.final_weights > -math.inf).nonzero()[:, 0]
         return {
             "level": math.inf if self.level is None else self.level,
             "log_p": population.log_z,
             "efficiency": population.efficiency(),
-            "starts": len(population.lineage(alive)[0].unique()) if len(alive) else 0,
+            "starts": population.starts(),
             "hit_rate": float((population.reach() < self.problem.end.radius).double().mean()),
         }
 
+    @property
+    def _arrived(self) -> bool:
+        return self.level == self.problem.end.radius
+
     def _lesson(self, population: Population) -> dict[str, Any]:
-        """Approach until the end state is the level, then refine."""
-        s, metrics = self.settings, {}
-        if population.log_z == -math.inf:
-            metrics = {"loss": math.nan}
-        elif self.arrived is None:
+        """A step towards the end state if the level is ripe, or there is no level yet; else a refinement."""
+        s, alive = self.settings, population.log_z > -math.inf
+        metrics: dict[str, Any] = {}
+        if alive and not self._arrived and self._ripe(population, 0, s.dwell):
             goal = self._next_level(population)
             metrics = {"loss": self._approach(population, goal), "level": goal}
-            self.level = goal
-            if goal == self.problem.end.radius:
-                self.arrived = self.k + 1
-                self.total = self.arrived + 2 * (s.refinements + s.populations) - 1
-                if not s.refinements:
-                    self._count_from(self.arrived)
+            self.level, self.taught, self.lessons = goal, 0, []
+            if self._arrived:
+                self._plan(s.refinements)
         else:
-            metrics = {"loss": self._refine(population)}
+            metrics = {"loss": self._refine(population) if alive else math.nan}
+            self.taught += 1
+            if self._arrived and self.counting is None:
+                ripe = self._ripe(population, s.refinements, s.refinements + s.patience)
+                self._plan(0 if ripe else max(1, s.refinements - self.taught))
         self.floor = self._defence()
-        if self.arrived is None and self.k + 1 >= 2 * s.levels:
+        if not self._arrived and self.k + 1 >= 2 * s.levels:
             self.total = self.k + 1
         return metrics
+
+    def _ripe(self, population: Population, least: int, most: int) -> bool:
+        """Whether enough starts survive at this level after the least, or no matter how many after the most lessons."""
+        enough = population.starts() >= self.settings.ripe * self.settings.particles
+        return self.taught >= most or (self.taught >= least and enough)
+
+    def _plan(self, refinements: int) -> None:
+        """So many more, then the production, whose last population teaches nobody."""
+        self.total = self.k + 2 * (refinements + self.settings.populations)
+        if not refinements:
+            self.counting = self.k + 1
 
     def _defence(self) -> float:
         """log of kappa E_0[h(0, v_0)]."""
@@ -166,7 +170,7 @@ class TwistedPaths(Sampler):
     def _next_level(self, population: Population) -> float:
         """The distance that `share` of the weight stays below, or more where too few starts are behind it.
 
-        It shrinks every time: a lesson about the same level again, of few starts, would only narrow what is known.
+        It shrinks every time, or the few would teach the same level again.
         """
         s, radius, last = self.settings, self.problem.end.radius, math.inf if self.level is None else self.level
         reach, order = population.reach().sort()
@@ -185,16 +189,16 @@ class TwistedPaths(Sampler):
         with torch.no_grad():  # it is that much rarer
             self.value.coarse[-1].get_parameter("bias").add_(log_mean_exp(logw)[0] - population.log_z)
         lesson = self._classes(population, logw, len(population.boundaries))
-        return self._fit(lesson, list(self.value.coarse.parameters()), self.settings.classify_steps)
+        return self._fit(lesson, self.settings.classify_steps)
 
     def _refine(self, population: Population) -> float:
-        """Teach both networks log h, as boundaries further on know it; returns the last cross-entropy, nats."""
+        """Teach log h as boundaries further on know it, of the end state the fine network too; returns as above."""
         s = self.settings
-        self.value.sharp.fill_(True)
+        self.value.sharp.fill_(self._arrived)
         lesson = self._classes(population, population.final_weights, s.horizons[self.k // 2 % len(s.horizons)])
         self.lessons = [*self.lessons, lesson][-s.replay :]
         together = {k: torch.cat([lesson[k] for lesson in self.lessons]) for k in lesson}
-        return self._fit(together, list(self.value.parameters()), s.refine_steps)
+        return self._fit(together, s.refine_steps)
 
     def _classes(self, population: Population, final: Tensor, horizon: int) -> dict[str, Tensor]:
         """Frames of every cloud (label 0), and of its lines of descent that follow p_0 h `horizon` boundaries on (1).
@@ -220,10 +224,10 @@ class TwistedPaths(Sampler):
         columns = (torch.cat(p) for p in zip(*parts, strict=True))
         return dict(zip(("t", "features", "offset", "label"), columns, strict=True))
 
-    def _fit(self, items: dict[str, Tensor], parameters: list[Tensor], steps: int) -> float:
+    def _fit(self, items: dict[str, Tensor], steps: int) -> float:
         """Adam with a rate that falls linearly to nothing, on uniform batches; the logit is log h - offset."""
         s, keys = self.settings, self.noise.child(f"batches {self.k}")
-        optimiser = torch.optim.Adam(parameters, lr=s.learning_rate)
+        optimiser = torch.optim.Adam(self.value.parameters(), lr=s.learning_rate)
         count = len(items["t"])
 
         def draw(step: int) -> dict[str, Tensor]:
@@ -350,7 +354,7 @@ class TwistedPaths(Sampler):
     def _state(self) -> dict[str, Tensor]:
         """Networks, level, production; a population that waits for its lesson is simulated again."""
         flat = {
-            "total": torch.tensor([self.total, *(-1 if u is None else u for u in (self.arrived, self.counting))]),
+            "total": torch.tensor([self.total, self.taught, -1 if self.counting is None else self.counting]),
             "level": torch.tensor(math.nan if self.level is None else self.level, dtype=torch.float64),
             "floor": torch.tensor(self.floor, dtype=torch.float64),
             "log_z": torch.tensor(self.log_z, dtype=torch.float64),
@@ -365,8 +369,8 @@ class TwistedPaths(Sampler):
         return flat
 
     def _load(self, state: dict[str, Tensor]) -> None:
-        self.total, *units = state["total"].tolist()
-        self.arrived, self.counting = (None if u < 0 else u for u in units)
+        self.total, self.taught, counting = state["total"].tolist()
+        self.counting = None if counting < 0 else counting
         level = float(state["level"])
         self.level = None if math.isnan(level) else level
         self.floor = float(state["floor"])

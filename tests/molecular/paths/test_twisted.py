@@ -85,7 +85,7 @@ def test_a_lesson_teaches_the_probability_of_a_hit(every, horizon):
     problem = line_problem(above=1.0, h=0.1, steps=20)
     changes = dict(particles=8192, pairs=8192, batch=2048, refine_steps=600, kappa=0.0, learning_rate=3e-3)
     job = TwistedPaths(problem, settings(every=every, horizons=(horizon,), **changes), Noise(5), 8)
-    job.level, job.arrived = problem.end.radius, 0
+    job.level = problem.end.radius
     job.advance()
     job.advance()
     x = torch.linspace(-1.0, 1.5, 26, dtype=torch.float64)[:, None]  # x_10 is within two of its standard deviations
@@ -182,11 +182,12 @@ def test_the_control_is_the_gradient_of_the_twist(floor):
 def test_resume_in_the_middle_gives_the_same_bytes(kept):
     """From a checkpoint taken before a lesson: its population is simulated again, and counted ones with their log h."""
     problem, _ = overdamped()
-    one = TwistedPaths(problem, settings(populations=3, refinements=1), Noise(1), 8)
-    while one.k < 3 or len(one.kept) < kept:
+    changes = dict(populations=3, refinements=1, ripe=1.0, dwell=1, patience=1)
+    one = TwistedPaths(problem, settings(**changes), Noise(1), 8)
+    while one.k < 5 or len(one.kept) < kept:
         one.advance()
     saved = one.state()
-    other = TwistedPaths(problem, settings(populations=3, refinements=1), Noise(1), 8)
+    other = TwistedPaths(problem, settings(**changes), Noise(1), 8)
     other.load(saved)
     for job in (one, other):
         while job.k < job.total:
@@ -195,13 +196,21 @@ def test_resume_in_the_middle_gives_the_same_bytes(kept):
     assert torch.equal(one.paths().path.x, other.paths().path.x)
 
 
-@pytest.mark.parametrize("ripe, more", [(0.0, 0), (1.0, 2)])
-def test_populations_count_when_log_h_is_ripe(ripe, more):
-    """After 3 refinements if that is enough, or after all patience is spent; then all populations are counted."""
-    problem = line_problem(above=1.0, h=0.1, steps=20)
-    few = dict(particles=64, pairs=32, batch=32, classify_steps=2, refine_steps=2, populations=2)
-    job = TwistedPaths(problem, settings(**few, refinements=3, ripe=ripe, patience=2), Noise(1), 8).fit()
-    assert job.counting - job.arrived == 2 * (3 + more)
+@pytest.mark.parametrize("ripe, dwell, more", [(0.0, 0, 0), (1.0, 2, 3)])
+def test_a_level_is_refined_until_it_is_ripe(ripe, dwell, more):
+    """Once its starts are enough, or all patience is spent; so does the end state, after 2 lessons at least."""
+    problem, _ = overdamped()
+    few = dict(pairs=64, batch=64, classify_steps=20, refine_steps=2, populations=2)
+    job = TwistedPaths(problem, settings(**few, ripe=ripe, dwell=2, refinements=2, patience=3), Noise(1), 8)
+    levels = []
+    while job.k < job.total:
+        metrics = job.advance()
+        if "starts" in metrics and metrics["level"] < math.inf:
+            levels.append(metrics["level"])
+    *way, end = dict.fromkeys(levels)
+    assert end == problem.end.radius and len(way) > 0
+    assert [levels.count(level) for level in way] == [1 + dwell] * len(way)
+    assert levels.count(end) == 2 + more + 2
     assert len(job.log_z) == 2 and job.k == job.total == job.counting + 3
 
 
