@@ -134,7 +134,8 @@ def test_closing_and_garbage_collection_stop_the_processes(module):
 
 
 VICTIM = """
-import os, numpy as np
+import os, signal, numpy as np
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
 from molsamp.molecular.workers import Workers
 workers = Workers(2, "some_rows:surroundings", {})
 print(*workers(np.zeros((2, 1, 3)))[1][:, 0, 2].astype(int), flush=True)
