@@ -14,9 +14,10 @@ from molsamp.engine.estimates import Estimate, mean
 from molsamp.molecular.paths.committor import Committor, committor
 from molsamp.molecular.paths.paths import Paths, divergence_bound
 from molsamp.molecular.paths.sampler import Sampler
-from molsamp.molecular.paths.save import save, write
+from molsamp.molecular.paths.save import save
 from molsamp.molecular.paths.settings import method_settings
 from molsamp.molecular.paths.steered import steered_null
+from molsamp.molecular.trajectories import write
 
 
 @dataclass(frozen=True)
