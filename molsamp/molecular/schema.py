@@ -151,8 +151,9 @@ class SystemFile(Strict):
         energy, settings: see `EnergyTable`, `Settings`.
         states: at least two, by name.
         cvs: collective variables, by name, in order; may be empty for molecules (then states use RMSD).
-        methods: settings of path samplers that this system needs, by method, over the samplers' own defaults.
-        methods: settings of path samplers that this system needs, by method.
+        regions: by name, what belongs together in a free energy: ranges of CVs, [low, high] for each, where a periodic
+            CV may wrap; the states' discs where there are none.
+        methods: settings that this system needs, by method, over the methods' own defaults.
         sources: where each number comes from, in words.
     """
 
@@ -161,6 +162,7 @@ class SystemFile(Strict):
     settings: Settings
     states: Annotated[dict[str, StateTable], Field(min_length=2)]
     cvs: dict[str, CVTable] = Field(default_factory=dict)
+    regions: dict[str, dict[str, tuple[float, float]]] = Field(default_factory=dict)
     methods: dict[str, dict[str, Any]] = Field(default_factory=dict)
     sources: dict[str, str] = Field(default_factory=dict)
 
@@ -172,6 +174,11 @@ class SystemFile(Strict):
             raise ValueError(f"key 'settings.end': got '{self.settings.end}', which is also the start")
         if self.settings.channel is not None:
             _known("settings.channel.cv", self.settings.channel.cv, self.cvs, "CVs")
+        for region, ranges in self.regions.items():
+            for cv, (low, high) in ranges.items():
+                _known(f"regions.{region}", cv, self.cvs, "CVs")
+                if not low < high:
+                    raise ValueError(f"key 'regions.{region}.{cv}': a range is [low, high] with low < high, got [{low}, {high}]")
         return self
 
     @model_validator(mode="after")

@@ -73,7 +73,8 @@ class System:
         topology: openmm.app.Topology; None for toys.
         states, cvs: by name, in the order of system.toml.
         settings: defaults, see `schema.Settings`.
-        methods: settings of path samplers that this system needs, by method.
+        regions: ranges of CVs by name, for free energies; may be empty.
+        methods: settings that this system needs, by method.
     """
 
     name: str
@@ -85,6 +86,7 @@ class System:
     states: dict[str, State]
     cvs: dict[str, variables.CV]
     settings: Settings
+    regions: dict[str, dict[str, tuple[float, float]]]
     methods: dict[str, dict[str, Any]]
     _source: openmm.System | Calculator | str  # the OpenMM System, quantum chemistry, or the name of a toy potential
 
@@ -374,6 +376,7 @@ def _finish(
         states=states,
         cvs=axes,
         settings=spec.settings,
+        regions=spec.regions,
         methods=spec.methods,
         _source=source,
     )

@@ -20,8 +20,8 @@ from molsamp.molecular.free_energy.surface import Surface
 from molsamp.molecular.free_energy.walkers import Walkers
 from molsamp.molecular.trajectories import pdb, player, save_dcd, write
 
-LOW = 25.0  # kJ/mol: what two surfaces are compared below
-AGREE = 1.0  # kJ/mol of mean difference between the two estimators that is worth a word
+LOW = 10.0  # kT: two surfaces are compared below it, at 300 K below 25 kJ/mol
+AGREE = 0.4  # kT of mean difference between the two estimators that is worth a word
 BINS = 40  # of the histogram of weights
 
 
@@ -48,8 +48,9 @@ class Analysis:
         share = h.ess / max(h.count, 1)
         table["ess_share"] = Estimate(share, (share, share), "1", h.count)
         if self.by_bias is not None:
-            apart = self.surface.deviation(self.by_bias, LOW)
-            table["disagreement"] = Estimate(apart, (apart, apart), "kJ/mol", int((self.surface.F < LOW).sum()))
+            low = LOW * self.job.task.kT
+            apart = self.surface.deviation(self.by_bias, low)
+            table["disagreement"] = Estimate(apart, (apart, apart), "kJ/mol", int((self.surface.F < low).sum()))
         return table
 
     def warnings(self) -> list[str]:
@@ -61,12 +62,11 @@ class Analysis:
         for name, estimate in table.items():
             if name.startswith("dF:"):
                 found += self._doubts(name, estimate)
-        apart = table.get("disagreement")
-        if apart is not None and apart.value > AGREE:
+        if self.by_bias is not None and (apart := table["disagreement"].value / job.task.kT) > AGREE:
             found.append(
-                f"The free energy by weights and the one by the bias differ by {apart.value:.1f} kJ/mol on average below "
-                f"{LOW:.0f} kJ/mol: the hills had not converged. The weights hold all the same; a longer `build` makes "
-                "the production more efficient."
+                f"The free energy by weights and the one by the bias differ by {apart:.1f} kT on average below {LOW:.0f} "
+                "kT: the hills had not converged. The weights hold all the same; a longer `build` makes the production "
+                "more efficient."
             )
         return found
 
@@ -138,8 +138,9 @@ class Analysis:
                 other = tuple(a for a in range(len(grid.shape)) if a != axis)
                 bias = -kT * np.log(np.exp(-self.by_bias / kT).sum(other))
                 bias -= bias.min()
+            half = np.where(np.isfinite(one.F), one.half, np.nan)
             yield from zip(
-                [name] * len(bias), one.grid.nodes(0), one.F, one.F - one.half, one.F + one.half, bias, strict=True
+                [name] * len(bias), one.grid.nodes(0), one.F, one.F - half, one.F + half, bias, strict=True
             )
 
     def _convergence(self) -> Iterable[Sequence[Any]]:

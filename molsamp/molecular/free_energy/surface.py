@@ -43,7 +43,7 @@ class Surface:
     error: Float[np.ndarray, "*N"]
     half: Float[np.ndarray, "*N"]
 
-    def deviation(self, other: Float[np.ndarray, "*N"], below: float = 25.0) -> float:
+    def deviation(self, other: Float[np.ndarray, "*N"], below: float) -> float:
         """Mean absolute difference to another F over the cells below a free energy, after the best constant, kJ/mol."""
         with np.errstate(invalid="ignore"):
             d = (self.F - other)[self.F < below]

@@ -19,7 +19,7 @@ from molsamp.molecular.cvs import CV, Stack, wrap
 from molsamp.molecular.energies import Energy
 from molsamp.molecular.free_energy.settings import GridSettings
 from molsamp.molecular.grids import Grid
-from molsamp.molecular.system import System
+from molsamp.molecular.system import State, System
 from molsamp.schema import nearest
 
 
@@ -118,13 +118,28 @@ class Task:
         return Grid(self.cv.names, self.cv.period, given, (settings.nodes,) * len(given))
 
     def regions(self, grid: Grid) -> dict[str, Bool[np.ndarray, "*N"]]:
-        """Cells of each state: of the disc around it, in the CVs of this task."""
+        """Cells of each region of the system, or of the discs of its states where it names none.
+
+        Raises:
+            ValueError: a region by a CV that this task does not have.
+        """
         points, found = torch.from_numpy(grid.points()), {}
-        for name, state in self.system.states.items():
-            centre = torch.tensor([state.values[cv] for cv in self.cv.names], dtype=torch.float64)
-            d = torch.linalg.vector_norm(wrap(points - centre, self.cv.period), dim=-1)
-            found[name] = (d < state.radius).numpy().reshape(grid.shape)
-        return found
+        for name, ranges in self.system.regions.items():
+            inside = torch.ones(len(points), dtype=torch.bool)
+            for cv, (low, high) in ranges.items():
+                if cv not in self.cv.names:
+                    raise ValueError(f"regions.{name}: is told by CV {cv!r}; take it among the CVs of the free energy")
+                axis = self.cv.names.index(cv)
+                off = wrap(points[:, axis, None] - 0.5 * (low + high), self.cv.period[axis : axis + 1])
+                inside &= off[:, 0].abs() <= 0.5 * (high - low)
+            found[name] = inside
+        if not found:
+            found = {name: self._disc(points, state) for name, state in self.system.states.items()}
+        return {name: inside.numpy().reshape(grid.shape) for name, inside in found.items()}
+
+    def _disc(self, points: Float[Tensor, "M k"], state: State) -> Bool[Tensor, " M"]:
+        centre = torch.tensor([state.values[name] for name in self.cv.names], dtype=torch.float64)
+        return torch.linalg.vector_norm(wrap(points - centre, self.cv.period), dim=-1) < state.radius
 
     def values(self, x: Float[Tensor, "*frames_event"]) -> Float[Tensor, "*frames k"]:
         """CV values of frames."""
