@@ -178,7 +178,9 @@ class SystemFile(Strict):
             for cv, (low, high) in ranges.items():
                 _known(f"regions.{region}", cv, self.cvs, "CVs")
                 if not low < high:
-                    raise ValueError(f"key 'regions.{region}.{cv}': a range is [low, high] with low < high, got [{low}, {high}]")
+                    raise ValueError(
+                        f"key 'regions.{region}.{cv}': a range is [low, high] with low < high, got [{low}, {high}]"
+                    )
         return self
 
     @model_validator(mode="after")

@@ -41,5 +41,5 @@ def make(
     if method not in kinds:
         raise ValueError(f"method {method!r} is unknown; allowed are {', '.join(METHODS)}")
     if device != "cpu":
-        raise ValueError(f"device {device!r}: free energies run on the cpu; energy = 'openmm:CUDA' puts forces on a GPU")
+        raise ValueError(f"device {device!r}: allowed is cpu; energy = 'openmm:CUDA' puts forces on a GPU")
     return kinds[method](Task.of(system, cvs, energy), settings, Noise(seed))

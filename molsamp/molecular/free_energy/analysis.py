@@ -50,7 +50,7 @@ class Analysis:
         if self.by_bias is not None:
             low = LOW * self.job.task.kT
             apart = self.surface.deviation(self.by_bias, low)
-            table["disagreement"] = Estimate(apart, (apart, apart), "kJ/mol", int((self.surface.F < low).sum()))
+            table["disagreement"] = Estimate(apart, (apart, apart), "kJ/mol", int((low > self.surface.F).sum()))
         return table
 
     def warnings(self) -> list[str]:
@@ -83,7 +83,9 @@ class Analysis:
         column = 1 + 3 * list(self.job.differences()).index(name)
         middle, end = history[(len(history) - 1) // 2], history[-1]
         half = [row[column + 2] - row[column] for row in (middle, end)]
-        spread = math.sqrt(max(half[0] ** 2 - half[1] ** 2, 0.25 * half[1] ** 2)) if math.isfinite(half[0]) else math.inf
+        spread = (
+            math.sqrt(max(half[0] ** 2 - half[1] ** 2, 0.25 * half[1] ** 2)) if math.isfinite(half[0]) else math.inf
+        )
         moved = end[column] - middle[column]
         if abs(moved) > 1.5 * spread:
             return [
@@ -102,6 +104,10 @@ class Analysis:
             "results": {k: e.as_dict() for k, e in self.results().items()},
             "warnings": self.warnings(),
         }
+
+    def figures(self, folder: Path) -> dict[str, Any]:
+        """What the pictures need besides the files of `save`: the CVs of this free energy."""
+        return {"axes": list(self.job.grid.names), "kT": self.job.task.kT}
 
     # ---------------------------------------------------------------- files
 
@@ -139,9 +145,7 @@ class Analysis:
                 bias = -kT * np.log(np.exp(-self.by_bias / kT).sum(other))
                 bias -= bias.min()
             half = np.where(np.isfinite(one.F), one.half, np.nan)
-            yield from zip(
-                [name] * len(bias), one.grid.nodes(0), one.F, one.F - half, one.F + half, bias, strict=True
-            )
+            yield from zip([name] * len(bias), one.grid.nodes(0), one.F, one.F - half, one.F + half, bias, strict=True)
 
     def _convergence(self) -> Iterable[Sequence[Any]]:
         names = list(self.job.differences())

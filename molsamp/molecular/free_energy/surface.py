@@ -46,7 +46,7 @@ class Surface:
     def deviation(self, other: Float[np.ndarray, "*N"], below: float) -> float:
         """Mean absolute difference to another F over the cells below a free energy, after the best constant, kJ/mol."""
         with np.errstate(invalid="ignore"):
-            d = (self.F - other)[self.F < below]
+            d = (self.F - other)[below > self.F]
         d = d[np.isfinite(d)]
         return float(np.abs(d - np.median(d)).mean()) if len(d) else math.nan
 

@@ -40,7 +40,9 @@ class Task:
     dtype: torch.dtype = torch.float32
 
     @classmethod
-    def of(cls, system: System, cvs: Sequence[str] = (), tier: str = "auto", dtype: torch.dtype = torch.float32) -> Task:
+    def of(
+        cls, system: System, cvs: Sequence[str] = (), tier: str = "auto", dtype: torch.dtype = torch.float32
+    ) -> Task:
         """A task on CVs by name; the first two of the system unless given.
 
         Raises:
@@ -52,7 +54,9 @@ class Task:
                 hint = nearest(name, system.cvs)
                 raise ValueError(f"{system.name}: no CV {name!r};{hint} Allowed: {', '.join(system.cvs)}")
         if not 1 <= len(set(names)) == len(names) <= 2:
-            raise ValueError(f"{system.name}: a free energy takes one or two different CVs, got {', '.join(names) or 0}")
+            raise ValueError(
+                f"{system.name}: a free energy takes one or two different CVs, got {', '.join(names) or 0}"
+            )
         return cls(system, tuple(system.cvs[name] for name in names), system.energy(tier, dtype=dtype), dtype)
 
     @cached_property
@@ -113,7 +117,9 @@ class Task:
         given = settings.ranges
         if given is None:
             if open_ends := [n for n, period in zip(self.cv.names, self.cv.period, strict=True) if period is None]:
-                raise ValueError(f"grid.ranges: CV {open_ends[0]!r} has no period and needs a range, [[low, high], ...]")
+                raise ValueError(
+                    f"grid.ranges: CV {open_ends[0]!r} has no period and needs a range, [[low, high], ...]"
+                )
             given = tuple((-0.5 * p, 0.5 * p) for p in self.cv.period if p is not None)
         return Grid(self.cv.names, self.cv.period, given, (settings.nodes,) * len(given))
 
@@ -145,4 +151,3 @@ class Task:
         """CV values of frames."""
         event = self.system.event
         return self.cv(x.reshape(-1, *event)).view(*x.shape[: x.dim() - len(event)], -1)
-

@@ -91,9 +91,7 @@ class Walkers(Work):
         parts, longest = [], max(1, PIECE // (n * save)) * save
         for done in range(0, rows, longest):
             times = [k * task.timestep for k in range(min(longest, rows - done) + 1)]
-            parts.append(
-                rollout(dyn, task.integrator, self.p, times, noise=self.noise, save=save, first=self.rows)
-            )
+            parts.append(rollout(dyn, task.integrator, self.p, times, noise=self.noise, save=save, first=self.rows))
             self.p, self.rows = parts[-1].final, self.rows + len(times) - 1
             self.evaluations += n * (len(times) - 1)
             self._check()

@@ -88,7 +88,7 @@ def test_kernels_that_cannot_be_are_refused():
 
 def error_of(F_bias, F, below):
     """Mean absolute difference after the best constant, where F is below."""
-    d = (F_bias - F)[F < below]
+    d = (F_bias - F)[below > F]
     return float(np.abs(d - np.median(d)).mean())
 
 
