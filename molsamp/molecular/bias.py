@@ -54,7 +54,7 @@ class GridBias(Energy):
 
     def at(self, s: Float[Tensor, "n k"]) -> Float[Tensor, "n"]:
         """V in kJ/mol at CV values s, differentiable."""
-        row, bases, grid = 0, [], self.grid
+        row, bases, grid = torch.zeros(1, dtype=torch.int64, device=s.device), [], self.grid
         for axis, n in enumerate(grid.patches):
             t = (s[:, axis] - grid.ranges[axis][0]) / grid.spacing[axis]
             if grid.periodic[axis]:

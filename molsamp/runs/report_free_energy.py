@@ -11,10 +11,10 @@ from molsamp.runs.summary import interval
 
 WORDS = {
     "metadynamics": (
-        "Walkers that shared one growing bias filled the basins; then the bias was frozen, and every frame since counts "
-        "with weight exp(V/kT). That is an ordinary average under a known bias: it holds whether or not the hills had "
-        "converged, as long as the walkers cross between the basins. The intervals come from the scatter of the walkers, "
-        "which are independent of each other. Free energies are those of the force field, classical, at this temperature."
+        "Walkers that shared one growing bias filled the basins; then the bias was frozen, and every frame since "
+        "counts with weight exp(V/kT). That is an ordinary average under a known bias: it holds whether or not the "
+        "hills had converged, as long as the walkers cross between the basins. The intervals come from the scatter of "
+        "the walkers, which are independent of each other."
     ),
     "md": (
         "Plain dynamics: the free energy is that of the histogram of what the walkers visited, all of them from one "

@@ -93,7 +93,7 @@ def test_both_generations_torn_starts_again(tmp_path):
 
 
 def test_files_that_grow_are_cut_back_and_go_on(tmp_path):
-    """What came after the checkpoint is undone, a torn line with it, and that is noted; nothing before it is touched."""
+    """What came after the checkpoint is undone, and a torn line is noted; nothing before it is touched."""
     with Run(tmp_path / "r") as run:
         run.append("HILLS", "1\n2\n")
         run.save(state(1))

@@ -64,8 +64,8 @@ class Analysis:
                 found += self._doubts(name, estimate)
         if self.by_bias is not None and (apart := table["disagreement"].value / job.task.kT) > AGREE:
             found.append(
-                f"The free energy by weights and the one by the bias differ by {apart:.1f} kT on average below {LOW:.0f} "
-                "kT: the hills had not converged. The weights hold all the same; a longer `build` makes the production "
+                f"The free energy by weights and the one by the bias differ by {apart:.1f} kT on average below "
+                f"{LOW:.0f} kT: the hills had not converged. The weights hold all the same; a longer `build` makes the production "
                 "more efficient."
             )
         return found
@@ -76,8 +76,8 @@ class Analysis:
         crossed = self.job.histogram.crossings(self.job.regions[a], self.job.regions[b])
         if math.isnan(estimate.value):
             return [
-                f"{crossed} of {len(self.job.p)} walkers were in both {a} and {b} during the production: too few to tell "
-                "their difference. Let the bias grow for longer (`build`), or choose CVs that tell the two apart."
+                f"{crossed} of {len(self.job.p)} walkers were in both {a} and {b} during the production: too few to "
+                "tell their difference. Let the bias grow for longer (`build`), or choose CVs that tell the two apart."
             ]
         history = np.array(self.job.history)
         column = 1 + 3 * list(self.job.differences()).index(name)

@@ -200,10 +200,11 @@ class Metadynamics(Walkers):
         self.built = -(-task.rows(s.build, "build") // (self.stride * UNIT))
         self.settled, self.total = self.settled + self.built, self.total + self.built
 
+    bias: Hills
+
     def _build(self) -> dict[str, Any]:
         """A unit of batches of hills."""
-        bias, text = self.bias, []
-        assert bias is not None
+        text = []
         for _ in range(UNIT):
             path = self._carry(self.stride, self.stride)
             s = self.task.values(path.final.x).double()

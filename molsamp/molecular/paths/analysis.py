@@ -42,7 +42,7 @@ class Analysis:
             write(FilePath(folder) / "committor.csv", self._write_committors)
 
     def figures(self, folder: FilePath) -> dict[str, Any]:
-        """Write what a picture of a toy needs, landscape.npz: x, y and the potential (y, x); returns the energy's zero."""
+        """Write landscape.npz for a picture of a toy: x, y and the potential (y, x); return the zero of energy."""
         problem = self.paths.problem
         if not problem.molecular:
             write(folder / "landscape.npz", lambda f: _write_landscape(problem.system, self.paths.path.x, f))

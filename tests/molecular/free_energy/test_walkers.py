@@ -162,7 +162,7 @@ def test_what_cannot_be_is_refused(well, change, message):
 
 
 def test_cvs_are_checked_by_name(well):
-    with pytest.raises(ValueError, match="no CV 'z'.*Allowed: x, y"):
+    with pytest.raises(ValueError, match=r"no CV 'z'.*Allowed: x, y"):
         Task.of(well, ["z"])
-    with pytest.raises(ValueError, match="one or two different CVs, got x, x"):
+    with pytest.raises(ValueError, match="one or two CVs, got x, x"):
         Task.of(well, ["x", "x"])
