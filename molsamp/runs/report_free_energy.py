@@ -51,6 +51,12 @@ def page(run: Finished) -> Page:
                 "Differences from all samples so far, with 95 % intervals.",
                 "no difference could be told",
             ),
+            panel(
+                "Weights",
+                figures.weights(run),
+                "How much the samples count: far from even means few effective samples.",
+                "every sample counts the same",
+            ),
         ],
         right=[
             panel(
@@ -59,13 +65,7 @@ def page(run: Finished) -> Page:
                 "Each variable alone, the other averaged over. Band: 95 %; dashed: by the bias.",
                 "no samples",
             ),
-            player(run) if run.player else "",
-            panel(
-                "Weights",
-                figures.weights(run),
-                "How much the samples count: far from even means few effective samples.",
-                "every sample counts the same",
-            ),
+            player(run),
         ],
     )
 

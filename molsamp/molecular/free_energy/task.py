@@ -54,9 +54,7 @@ class Task:
                 hint = nearest(name, system.cvs)
                 raise ValueError(f"{system.name}: no CV {name!r};{hint} Allowed: {', '.join(system.cvs)}")
         if not 1 <= len(set(names)) == len(names) <= 2:
-            raise ValueError(
-                f"{system.name}: a free energy takes one or two CVs, got {', '.join(names) or 0}"
-            )
+            raise ValueError(f"{system.name}: a free energy takes one or two CVs, got {', '.join(names) or 0}")
         return cls(system, tuple(system.cvs[name] for name in names), system.energy(tier, dtype=dtype), dtype)
 
     @cached_property
