@@ -20,7 +20,6 @@ _HOMES = {
     "Task": "molsamp.molecular.free_energy.task",
     "Metadynamics": "molsamp.molecular.free_energy.walkers",
     "Walkers": "molsamp.molecular.free_energy.walkers",
-    "free_energy": "molsamp.molecular.free_energy.surface",
     "Paths": "molsamp.molecular.paths.paths",
     "NativeEnergy": "molsamp.molecular.native.energy",
     "OpenMMEnergy": "molsamp.molecular.openmm_energy",

@@ -80,7 +80,7 @@ def test_the_bias_does_not_depend_on_how_a_batch_is_shared():
 def test_kernels_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match="bias factor must be above 1, got 1"):
         one(factor=1.0)
-    with pytest.raises(ValueError, match="hills of width 0[.]1 need nodes at most 0[.]05 apart, 40 nodes are 0[.]103"):
+    with pytest.raises(ValueError, match=r"hills of width 0[.]1 need nodes at most 0[.]05 apart, 40 nodes are 0[.]103"):
         one(nodes=40)
     with pytest.raises(ValueError, match="as many widths"):
         Hills([Coordinate(0)], np.zeros(50), [(-1, 1)], (2,), Kernel(1.0, (0.1, 0.1), 8.0, kT))
