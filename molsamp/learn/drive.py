@@ -21,6 +21,7 @@ class Interrupted(Exception):
 class Job(Protocol):
     """Resumable work in `total` units; `state` and `load` carry everything the next unit depends on.
 
+    A job that writes files line by line has a member `lines`: file names and what the last unit adds to each.
     A job whose units last longer than a user waits after Ctrl-C has a member `asked_to_stop`, which it calls now and
     then within a unit, to raise `Abandoned` when it is true.
     """
@@ -42,6 +43,7 @@ class Journal(Protocol):
     def resume(self) -> dict[str, Tensor] | None: ...
     def save(self, state: dict[str, Tensor]) -> None: ...
     def log(self, metrics: dict[str, Any]) -> None: ...
+    def append(self, name: str, lines: str) -> None: ...
 
 
 def drive(
@@ -76,6 +78,8 @@ def drive(
             raise Interrupted from None
         if run is not None:
             run.log(metrics)
+            for name, lines in getattr(job, "lines", dict)().items():
+                run.append(name, lines)
         if each is not None:
             each(metrics)
         if run is not None and (run.interrupted or time.monotonic() - last > every or job.k == job.total):

@@ -1,6 +1,5 @@
 """GridBias: a static bias on one or two collective variables, a smooth spline through values on a grid."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from molsamp.molecular.cvs import CV, Distance, Stack, Torsion
 from molsamp.molecular.energies import Energy
+from molsamp.molecular.grids import Grid
 from molsamp.molecular.native import terms
 from molsamp.molecular.native.splines import patches
 
@@ -38,34 +38,26 @@ class GridBias(Energy):
     ):
         self.event, self.cvs, self.cv = event, tuple(cvs), Stack(cvs)
         self.values = np.array(torch.as_tensor(values).cpu(), dtype=np.float64)
-        self.ranges = tuple((float(lo), float(hi)) for lo, hi in ranges)
-        if not len(self.cv.names) == self.values.ndim == len(self.ranges):
+        if len(self.cv.names) != self.values.ndim or len(ranges) != self.values.ndim:
             raise ValueError(
                 f"GridBias needs a range and an axis of values for each CV, got CVs {self.cv.names}, "
-                f"{len(self.ranges)} ranges and values of shape {self.values.shape}"
+                f"{len(ranges)} ranges and values of shape {self.values.shape}"
             )
-        for name, period, (lo, hi) in zip(self.cv.names, self.cv.period, self.ranges, strict=True):
-            if not (math.isfinite(lo) and math.isfinite(hi) and lo < hi):
-                raise ValueError(f"CV {name!r}: a range is (lo, hi) with lo < hi, got ({lo}, {hi})")
-            if period is not None and not math.isclose(hi - lo, period, rel_tol=1e-9):
-                raise ValueError(f"CV {name!r}: the range of a periodic CV is one period, {period}; got ({lo}, {hi})")
+        box = tuple((float(lo), float(hi)) for lo, hi in ranges)
+        self.grid = Grid(self.cv.names, self.cv.period, box, self.values.shape)
         if self.cv.atoms and max(self.cv.atoms) >= event[0]:
             raise ValueError(
                 f"CVs {self.cv.names}: atom {max(self.cv.atoms)} does not exist; 0 to {event[0] - 1} are allowed"
             )
-        periodic = tuple(period is not None for period in self.cv.period)
-        self._patches = patches(self.values, periodic)
+        self._patches = patches(self.values, self.grid.periodic)
         self._tables: dict[tuple[torch.device, torch.dtype], Tensor] = {}
-        self._periodic = periodic
-        self._size = [N if wraps else N - 1 for N, wraps in zip(self.values.shape, periodic, strict=True)]
-        self._spacing = [(hi - lo) / n for (lo, hi), n in zip(self.ranges, self._size, strict=True)]
 
     def at(self, s: Float[Tensor, "n k"]) -> Float[Tensor, "n"]:
         """V in kJ/mol at CV values s, differentiable."""
-        row, bases = 0, []
-        for axis, n in enumerate(self._size):
-            t = (s[:, axis] - self.ranges[axis][0]) / self._spacing[axis]
-            if self._periodic[axis]:
+        row, bases, grid = torch.zeros(1, dtype=torch.int64, device=s.device), [], self.grid
+        for axis, n in enumerate(grid.patches):
+            t = (s[:, axis] - grid.ranges[axis][0]) / grid.spacing[axis]
+            if grid.periodic[axis]:
                 t = t - n * torch.floor(t / n)
             edge = t.clamp(0, n)
             patch = edge.detach().floor().long().clamp(0, n - 1)  # NaN stays in u
@@ -98,14 +90,14 @@ class GridBias(Energy):
                 )
         kind = [terms.TORSION if isinstance(cv, Torsion) else terms.DISTANCE for cv in self.cvs]
         atoms = [[*cv.atoms, 0, 0][:4] for cv in self.cvs]
-        none = 2 - len(self.cvs)
+        none, grid = 2 - len(self.cvs), self.grid
         return terms.Grids(
             kind=np.array([kind + none * [terms.NONE]]),
             atoms=np.array([atoms + none * [[0, 0, 0, 0]]]),
-            origin=np.array([[lo for lo, _ in self.ranges] + none * [0.0]]),
-            spacing=np.array([self._spacing + none * [1.0]]),
-            size=np.array([self._size + none * [1]]),
-            periodic=np.array([[int(wraps) for wraps in self._periodic] + none * [0]]),
+            origin=np.array([[lo for lo, _ in grid.ranges] + none * [0.0]]),
+            spacing=np.array([grid.spacing + none * [1.0]]),
+            size=np.array([grid.patches + none * [1]]),
+            periodic=np.array([[int(wraps) for wraps in grid.periodic] + none * [0]]),
             offset=np.array([0]),
             patches=self._patches,
         )

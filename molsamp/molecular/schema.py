@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PlainValidator, PositiveFloat, PositiveInt, model_validator
 
 from molsamp.schema import Length, Rate, Strict, Temperature, Time, nearest, validate
 
@@ -70,34 +70,59 @@ class StateTable(Strict):
         return self
 
 
-Atom = NonNegativeInt
+def _atom(value: Any) -> Any:
+    """A 0-based index, or an mdtraj selection of one atom."""
+    index = isinstance(value, int) and not isinstance(value, bool)
+    if not (index or isinstance(value, str)):
+        raise ValueError("should be a 0-based atom index or an mdtraj selection of one atom")
+    if index and value < 0:
+        raise ValueError("should be greater than or equal to 0")
+    return value
+
+
+Atom = Annotated[Any, PlainValidator(_atom)]
 
 
 class CVTable(Strict):
-    """One collective variable: exactly one of torsion, angle, distance (0-based atoms) and coordinate (toys)."""
+    """One collective variable: exactly one of torsion, angle, distance, coordinate (toys) and plumed.
+
+    Atoms are 0-based indices, or mdtraj selections such as "resid 0 and name CA" of exactly one atom each.
+
+    Args:
+        torsion, angle, distance: atoms.
+        coordinate: axis of a toy.
+        plumed: a PLUMED action without label (atoms 1-based), such as "COORDINATION GROUPA=1-4 GROUPB=9 R_0=0.3"; the
+            table's name is its label, and COMBINE may name CVs that stand before it in the file.
+    """
 
     torsion: tuple[Atom, Atom, Atom, Atom] | None = None
     angle: tuple[Atom, Atom, Atom] | None = None
     distance: tuple[Atom, Atom] | None = None
     coordinate: Annotated[int, Field(ge=0, le=1)] | None = None
+    plumed: str | None = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> CVTable:
-        _exactly_one(self, ("torsion", "angle", "distance", "coordinate"))
-        atoms = () if self.coordinate is not None else getattr(self, self.kind)
-        if len(set(atoms)) < len(atoms):
-            raise ValueError(f"got {list(atoms)}; the atoms must be distinct")
+        _exactly_one(self, ("torsion", "angle", "distance", "coordinate", "plumed"))
+        if len(set(self.atoms)) < len(self.atoms):
+            raise ValueError(f"got {list(self.atoms)}; the atoms must be distinct")
         return self
 
     @property
     def kind(self) -> str:
-        """Which of the four it is."""
+        """Which of the five it is."""
         return next(name for name in type(self).model_fields if getattr(self, name) is not None)
 
     @property
-    def unit(self) -> str:
-        """Unit of its values."""
-        return {"torsion": "rad", "angle": "rad", "distance": "nm", "coordinate": "reduced units"}[self.kind]
+    def atoms(self) -> tuple[int | str, ...]:
+        """Indices and selections, as given; none for a coordinate or a PLUMED action."""
+        return self.torsion or self.angle or self.distance or ()
+
+    @property
+    def unit(self) -> str | None:
+        """Unit of its values; None for a PLUMED action, whose CV knows it."""
+        units = {"torsion": "rad", "angle": "rad", "distance": "nm", "coordinate": "reduced units", "plumed": None}
+        return units[self.kind]
 
 
 class Channel(Strict):
@@ -151,8 +176,9 @@ class SystemFile(Strict):
         energy, settings: see `EnergyTable`, `Settings`.
         states: at least two, by name.
         cvs: collective variables, by name, in order; may be empty for molecules (then states use RMSD).
-        methods: settings of path samplers that this system needs, by method, over the samplers' own defaults.
-        methods: settings of path samplers that this system needs, by method.
+        regions: by name, what belongs together in a free energy: ranges of CVs, [low, high] for each, where a periodic
+            CV may wrap; the states' discs where there are none.
+        methods: settings that this system needs, by method, over the methods' own defaults.
         sources: where each number comes from, in words.
     """
 
@@ -161,17 +187,26 @@ class SystemFile(Strict):
     settings: Settings
     states: Annotated[dict[str, StateTable], Field(min_length=2)]
     cvs: dict[str, CVTable] = Field(default_factory=dict)
+    regions: dict[str, dict[str, tuple[float, float]]] = Field(default_factory=dict)
     methods: dict[str, dict[str, Any]] = Field(default_factory=dict)
     sources: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _names_exist(self) -> SystemFile:
         for key in ("start", "end"):
-            _known(f"settings.{key}", getattr(self.settings, key), self.states, "states")
+            check_known(f"settings.{key}", getattr(self.settings, key), self.states, "states")
         if self.settings.start == self.settings.end:
             raise ValueError(f"key 'settings.end': got '{self.settings.end}', which is also the start")
         if self.settings.channel is not None:
-            _known("settings.channel.cv", self.settings.channel.cv, self.cvs, "CVs")
+            table = self.settings.channel.cv.removesuffix(".sss").removesuffix(".zzz")  # components of a path CV
+            check_known("settings.channel.cv", table, self.cvs, "CVs")
+        for region, ranges in self.regions.items():
+            for cv, (low, high) in ranges.items():
+                check_known(f"regions.{region}", cv, self.cvs, "CVs")
+                if not low < high:
+                    raise ValueError(
+                        f"key 'regions.{region}.{cv}': a range is [low, high] with low < high, got [{low}, {high}]"
+                    )
         return self
 
     @model_validator(mode="after")
@@ -192,10 +227,10 @@ class SystemFile(Strict):
     def _metrics_make_sense(self) -> SystemFile:
         if len({self.metric(name) for name in self.states}) > 1:
             raise ValueError("key 'states': all states must have one metric; got both 'cvs' and 'rmsd'")
-        units = sorted({cv.unit for cv in self.cvs.values()})
-        if self.metric(self.settings.start) == "cvs" and len(units) != 1:
-            got = f"CVs in {' and '.join(units)}" if units else "no CVs"
-            raise ValueError(f"key 'states': metric 'cvs' needs CVs of one unit, got {got}; use metric = 'rmsd'")
+        if self.metric(self.settings.start) == "cvs":
+            if not self.cvs:
+                raise ValueError("key 'states': metric 'cvs' needs CVs of one unit, got no CVs; use metric = 'rmsd'")
+            check_one_unit(cv.unit for cv in self.cvs.values() if cv.unit is not None)
         return self
 
     def metric(self, state: str) -> Literal["cvs", "rmsd"]:
@@ -218,13 +253,21 @@ def read(file: Path) -> SystemFile:
     return validate(SystemFile, data, str(file))
 
 
+def check_one_unit(units: Iterable[str]) -> None:
+    """CVs that a Euclidean distance joins have one unit."""
+    if len(different := sorted(set(units))) > 1:
+        got = f"CVs in {' and '.join(different)}"
+        raise ValueError(f"key 'states': metric 'cvs' needs CVs of one unit, got {got}; use metric = 'rmsd'")
+
+
 def _exactly_one(table: Strict, keys: tuple[str, ...]) -> None:
     given = [key for key in keys if getattr(table, key) is not None]
     if len(given) != 1:
         raise ValueError(f"got {' and '.join(given) or 'none'}; exactly one is allowed of: {', '.join(keys)}")
 
 
-def _known(key: str, name: str, allowed: Iterable[str], what: str) -> None:
+def check_known(key: str, name: str, allowed: Iterable[str], what: str) -> None:
+    """A name given under `key` is one of those allowed."""
     if name not in allowed:
         raise ValueError(
             f"key '{key}': got '{name}';{nearest(name, allowed)} Allowed are the {what}: {', '.join(allowed)}"
@@ -258,6 +301,10 @@ radius = 0.75
 torsion = [4, 6, 8, 14]
 [cvs.psi]
 torsion = [6, 8, 14, 16]       # also: angle = [i, j, k], distance = [i, j]
+# [cvs.ends]                   # an atom may be an mdtraj selection of exactly one (resid from 0, resSeq as in the PDB)
+# distance = ["resid 0 and name CH3", "resid 2 and name CH3"]
+# [cvs.contacts]               # a PLUMED action: atoms 1-based, nm and rad, no label; COMBINE may name the CVs above it
+# plumed = "COORDINATION GROUPA=5-8 GROUPB=15,17 R_0=0.3 NN=6 MM=12"
 
 [settings]
 kind = "underdamped"

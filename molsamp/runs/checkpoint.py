@@ -1,7 +1,7 @@
 """Checkpoints that survive a kill at any instant: two generations, each a tensor file and a manifest.
 
     state-0000000040.safetensors     tensors, and the scalars as one JSON string in the file's metadata
-    state-0000000040.json            manifest: k, sha256 and size of the tensor file, lines of metrics.jsonl
+    state-0000000040.json            manifest: k, sha256 and size of the tensor file, sizes of the files that grow
 
 Both are written to a temporary name, fsynced and renamed; the manifest goes last, so it commits the
 generation. A generation counts only when its manifest parses and the sha256 agrees; any other is torn.
@@ -33,7 +33,7 @@ class Generation:
 
     file: Path
     k: int
-    metrics_lines: int
+    grown: dict[str, int]
     cpu_seconds: float
     wall_seconds: float
 
@@ -46,7 +46,7 @@ class Generation:
             return {**scalars, **{name: f.get_tensor(name) for name in f.keys()}}  # noqa: SIM118
 
 
-def write(folder: Path, state: Mapping[str, Value], **manifest: float) -> None:
+def write(folder: Path, state: Mapping[str, Value], **manifest: float | dict[str, int]) -> None:
     """Write one generation and drop all but the newest two.
 
     A state is a function of the settings and of k alone (the package is deterministic), so a generation that
@@ -55,7 +55,8 @@ def write(folder: Path, state: Mapping[str, Value], **manifest: float) -> None:
     Args:
         folder: the checkpoints folder; made when missing.
         state: flat dict of tensors, numbers and strings; "k" (an integer >= 0) counts the finished units of work.
-        manifest: further numbers for the manifest (`metrics_lines`, `cpu_seconds`, `wall_seconds`).
+        manifest: further entries (`grown`: bytes of each file that lines are appended to; `cpu_seconds`,
+            `wall_seconds`).
     Raises:
         ValueError: no integer "k", or a value of another type.
         OSError: disk full or no permission; the earlier generations are untouched.
@@ -117,7 +118,7 @@ def _read(manifest: Path) -> tuple[Generation | None, str]:
         entry = json.loads(manifest.read_text(encoding="utf-8"))
         if file.stat().st_size != entry["bytes"] or _sha256(file) != entry["sha256"]:
             return None, f"{file.name} does not agree with its checksum"
-        numbers = (entry["metrics_lines"], entry["cpu_seconds"], entry["wall_seconds"])
+        numbers = (entry["grown"], entry["cpu_seconds"], entry["wall_seconds"])
         return Generation(file, entry["k"], *numbers), ""
     except FileNotFoundError as error:
         return None, f"{Path(error.filename).name} is missing"

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 app = typer.Typer(
-    help="Transition paths of molecules and toys, with error bars.",
+    help="Transition paths and free energies of molecules and toys, with error bars.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -27,36 +27,68 @@ def _verbs() -> None:
     """Keep `molsamp VERB` as the form of every command."""
 
 
+SystemName = Annotated[str | None, typer.Argument(help="Bundled name, folder, or a system.toml.")]
+Preset = Annotated[str | None, typer.Option(help="demo | full [default: demo].")]
+Seed = Annotated[int | None, typer.Option(help="Same seed, same bytes [default: 0].")]
+Out = Annotated[Path | None, typer.Option(help="Run folder [default: runs/SYSTEM-VERB-TIME].")]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings from a TOML file.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")]
+Threads = Annotated[int | None, typer.Option("--workers", help="Threads [default: 1].")]
+Device = Annotated[str | None, typer.Option(help="cpu; for OpenMM forces on a GPU use --set energy=openmm:CUDA.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, no table.")]
+
+
 @app.command()
 def paths(
-    system: Annotated[str | None, typer.Argument(help="Bundled name, folder, or a system.toml.")] = None,
+    system: SystemName = None,
     method: Annotated[
         str | None, typer.Option(help="tps-dps | twisted | chain | shooting | steered | md [default: tps-dps].")
     ] = None,
-    preset: Annotated[str | None, typer.Option(help="demo | full [default: demo].")] = None,
-    seed: Annotated[int | None, typer.Option(help="Same seed, same bytes [default: 0].")] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder [default: runs/SYSTEM-paths-TIME].")] = None,
-    sets: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting.")] = None,
-    config: Annotated[Path | None, typer.Option(help="Settings from a TOML file.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
-    workers: Annotated[int | None, typer.Option(help="Threads [default: 1].")] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu; for OpenMM forces on a GPU use --set energy=openmm:CUDA.")
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no table.")] = False,
+    preset: Preset = None,
+    seed: Seed = None,
+    out: Out = None,
+    sets: Sets = None,
+    config: ConfigFile = None,
+    resume: Resume = False,
+    threads: Threads = None,
+    device: Device = None,
+    quiet: Quiet = False,
 ) -> None:
     """Draw transition paths between two states, with error bars and a report."""
-    from molsamp.runs.paths import Request, transition_paths
+    from molsamp.runs.work import PATHS
 
-    options = {
-        "system": system,
-        "method": method,
-        "preset": preset,
-        "seed": seed,
-        "threads": workers,
-        "device": device,
-    }
-    folder = transition_paths(Request(options, sets or [], out, config, resume, quiet))
+    options = dict(system=system, method=method, preset=preset, seed=seed, threads=threads, device=device)
+    _work(PATHS, options, sets, out, config, resume, quiet)
+
+
+@app.command("free-energy")
+def free_energy(
+    system: SystemName = None,
+    method: Annotated[str | None, typer.Option(help="metadynamics | md [default: metadynamics].")] = None,
+    cvs: Annotated[str | None, typer.Option(metavar="NAME[,NAME]", help="CVs [default: the first two].")] = None,
+    preset: Preset = None,
+    seed: Seed = None,
+    out: Out = None,
+    sets: Sets = None,
+    config: ConfigFile = None,
+    resume: Resume = False,
+    threads: Threads = None,
+    device: Device = None,
+    quiet: Quiet = False,
+) -> None:
+    """Free energy along one or two collective variables, with error bars and a report."""
+    from molsamp.runs.work import FREE_ENERGY
+
+    options = dict(system=system, method=method, preset=preset, seed=seed, threads=threads, device=device)
+    named = None if cvs is None else tuple(name.strip() for name in cvs.split(","))
+    _work(FREE_ENERGY, {**options, "cvs": named}, sets, out, config, resume, quiet)
+
+
+def _work(verb: Any, options: dict[str, Any], sets: Any, out: Any, config: Any, resume: bool, quiet: bool) -> None:
+    from molsamp.runs.work import Request, work
+
+    folder = work(verb, Request(options, sets or [], out, config, resume, quiet))
     if not quiet:
         from molsamp.runs.summary import show
 

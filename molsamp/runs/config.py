@@ -1,6 +1,6 @@
 """Settings of a run: defaults < preset < file < command line, checked once, written out whole.
 
-Contract: `build` returns a frozen `PathsConfig` or raises a `ValueError` of one line. `to_toml` writes every
+Contract: `build` returns a frozen `Config` or raises a `ValueError` of one line. `to_toml` writes every
 value in force and the version; the file given back through `--config` makes the same run.
 """
 
@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pydantic
 from pydantic import Field
@@ -21,11 +21,34 @@ from molsamp.schema import Rate, Strict, Temperature, Time, nearest, validate
 Table = dict[str, Any]
 
 
-class PathsConfig(Strict):
-    """Settings common to all methods of `molsamp paths`; the table of the method in force stands beside them.
+class Config(Strict):
+    """Settings common to all methods of a verb; the table of the method in force stands beside them.
 
     A field that is None takes the system's own value (`with_system`).
     """
+
+    if TYPE_CHECKING:  # each verb says in its own order what these are
+        verb: str
+        system: str
+        method: str
+        seed: int
+        energy: str
+        device: str
+        threads: int
+
+    @property
+    def of_method(self) -> Any:
+        """The settings of the method in force, an instance of its own model."""
+        return getattr(self, _field(self.method))
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What `make` of the verb's room takes besides what all verbs have."""
+        return {}
+
+
+class PathsConfig(Config):
+    """Settings of `molsamp paths`."""
 
     verb: Literal["paths"] = "paths"
     system: str = Field(description="bundled name, folder, or path of a system.toml")
@@ -44,24 +67,48 @@ class PathsConfig(Strict):
     threads: int = Field(1, ge=1, description="of torch; the same number gives the same bytes")
 
     @property
-    def of_method(self) -> Any:
-        """The settings of the method in force, an instance of its own model."""
-        return getattr(self, _field(self.method))
+    def arguments(self) -> dict[str, Any]:
+        """The number of paths."""
+        return {"paths": self.paths}
+
+
+class FreeEnergyConfig(Config):
+    """Settings of `molsamp free-energy`."""
+
+    verb: Literal["free-energy"] = "free-energy"
+    system: str = Field(description="bundled name, folder, or path of a system.toml")
+    method: str = "metadynamics"
+    preset: Literal["demo", "full"] = "demo"
+    seed: int = Field(0, ge=0, lt=2**63)
+    cvs: tuple[str, ...] = Field((), description="one or two CVs; none: the first two of the system")
+    temperature: Temperature | None = Field(None, gt=0, description="K; none: the kT of the system")
+    timestep: Time | None = Field(None, gt=0, description="ps (toy systems: reduced units)")
+    friction: Rate | None = Field(None, gt=0, description="1/ps; none where the dynamics is overdamped")
+    energy: str = Field("auto", description="auto | lanes | torch | openmm | openmm:PLATFORM")
+    device: str = Field("cpu", description="cpu")
+    threads: int = Field(1, ge=1, description="of torch; the same number gives the same bytes")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The collective variables."""
+        return {"cvs": self.cvs}
 
 
 def build(
+    kind: type[Config],
     options: Mapping[str, Any],
     sets: Iterable[str],
     methods: Mapping[str, type[pydantic.BaseModel]],
     presets: Mapping[str, Mapping[str, Table]],
     file: Path | None = None,
     own: Mapping[str, Table] | None = None,
-) -> PathsConfig:
+) -> Config:
     """Merge the layers of settings and check them.
 
     A preset named on the command line outweighs the file; one named in the file, or the default, does not.
 
     Args:
+        kind: the verb's config.
         options: settings given on the command line; None means not given.
         sets: "dotted.key=value" items of `--set`, types from the schema.
         methods: method name -> model of its settings.
@@ -73,7 +120,7 @@ def build(
     """
     given = {key: value for key, value in options.items() if value is not None}
     written = read_toml(file) if file else {}
-    method = str(given.get("method", written.get("method", "tps-dps")))
+    method = str(given.get("method", written.get("method", kind.model_fields["method"].default)))
     if method not in methods:
         raise ValueError(f"--method: '{method}' is unknown;{nearest(method, methods)} Allowed: {_list(methods)}")
     preset = str(given.get("preset", written.get("preset", "demo")))
@@ -82,16 +129,16 @@ def build(
     layer = _merged({method: (own or {}).get(method, {})}, {method: presets[preset].get(method, {})})
     base = {key: value for key, value in written.items() if key == method or key not in {*methods, "version"}}
     merged = _merged(base, layer) if "preset" in given else _merged(layer, base)
-    model = _model(method, methods[method])
+    model = _model(kind, method, methods[method])
     if file:
         validate(model, {"system": "", **merged, "method": method, "preset": preset}, str(file))
     merged = _merged(merged, given)
     for item in sets:
-        merged = _merged(merged, _parse_set(item, method, set(methods[method].model_fields)))
+        merged = _merged(merged, _parse_set(item, kind, method, set(methods[method].model_fields)))
     return validate(model, merged, "--set" if sets else "command line")
 
 
-def with_system(config: PathsConfig, system: Any) -> tuple[PathsConfig, Any]:
+def with_system(config: Config, system: Any) -> tuple[Config, Any]:
     """Fill the fields left open from the system, and give the system the fields that were set.
 
     Returns:
@@ -101,9 +148,10 @@ def with_system(config: PathsConfig, system: Any) -> tuple[PathsConfig, Any]:
     """
     own = system.settings
     reduced = getattr(own, "kT", None) is not None
-    if reduced and config.temperature is not None:
+    if reduced and getattr(config, "temperature", None) is not None:
         raise ValueError(f"temperature: {config.system} is in reduced units with kT = {own.kT}; leave it out")
     names = ["start", "end", "steps", "timestep", "friction", *([] if reduced else ["temperature"])]
+    names = [name for name in names if name in type(config).model_fields]
     filled = {n: getattr(own, n, None) if getattr(config, n) is None else getattr(config, n) for n in names}
     changed = {name: value for name, value in filled.items() if value is not None}
     known = own.log_p_hit if all(getattr(own, name) == value for name, value in changed.items()) else None
@@ -111,7 +159,7 @@ def with_system(config: PathsConfig, system: Any) -> tuple[PathsConfig, Any]:
     return config.model_copy(update=filled), dataclasses.replace(system, settings=agreed)
 
 
-def to_toml(config: PathsConfig) -> str:
+def to_toml(config: Config) -> str:
     """Write every setting in force as TOML, descriptions and units as comments; None is the string "none"."""
     import tomli_w
 
@@ -163,16 +211,16 @@ def _field(method: str) -> str:
     return method.replace("-", "_") + "_settings"
 
 
-def _model(method: str, settings: type[pydantic.BaseModel]) -> type[PathsConfig]:
+def _model(kind: type[Config], method: str, settings: type[pydantic.BaseModel]) -> type[Config]:
     """Join the common fields and the table of one method, which the file calls by the method's name."""
     table: Any = (settings, Field(default_factory=settings, alias=method))
     return cast(
-        type[PathsConfig],
-        pydantic.create_model("PathsConfig", __base__=PathsConfig, **{_field(method): table}),
+        type[Config],
+        pydantic.create_model(kind.__name__, __base__=kind, **{_field(method): table}),
     )
 
 
-def _parse_set(item: str, method: str, of_method: set[str]) -> Table:
+def _parse_set(item: str, kind: type[Config], method: str, of_method: set[str]) -> Table:
     """Turn "a.b=value" into {"a": {"b": value}}; a lone key of the method's own table is put there.
 
     Arrays are TOML; other text is converted by the schema.
@@ -183,10 +231,10 @@ def _parse_set(item: str, method: str, of_method: set[str]) -> Table:
         raise ValueError(f"--set: got '{item}'; allowed is dotted.key=value")
     if parts[0] in ("method", "preset"):
         raise ValueError(f"--set: '{parts[0]}' has an option of its own: --{parts[0]}")
-    known = [*PathsConfig.model_fields, method, *sorted(of_method)]
+    known = [*kind.model_fields, method, *sorted(of_method)]
     if parts[0] not in known:
         raise ValueError(f"--set: key '{parts[0]}' is unknown;{nearest(parts[0], known)} Allowed: {_list(known)}")
-    if parts[0] in of_method and parts[0] not in PathsConfig.model_fields:
+    if parts[0] in of_method and parts[0] not in kind.model_fields:
         parts.insert(0, method)
     value: Any = text.strip()
     if value.startswith("["):

@@ -1,24 +1,18 @@
-"""The figures of a report: SVG for the page, and beside each the data it shows as CSV.
+"""The figures of paths: SVG for the page, and beside each the data it shows as CSV.
 
 Contract: every function takes a `Finished` run and returns the SVG text, or None when there is nothing to show.
-Text and axes take the colour of the page around them (CSS currentColor), so one figure serves light and dark.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from molsamp.runs.checkpoint import write_text
+from molsamp.runs.drawing import BLUE, GREY, canvas, disc, finish, label_axis, legend, unit, write_table
 from molsamp.runs.reading import Array, Finished
 
-INK = "#010203"  # becomes currentColor
-BLUE, ORANGE, GREY = "#2f7ebc", "#d9731a", "#8a8f98"
 TIME_MAP = ("#3b1f6e", "#2f6db5", "#1fa187", "#e0a526")  # start to end; readable on white and on near-black
 POINTS = 200
 """At most this many points of a path are drawn."""
@@ -32,19 +26,19 @@ def path_map(run: Finished) -> str | None:
     stride = max(1, -(-len(run.frames.time) // POINTS))
     time = run.frames.time[::stride]
     tracks = [run.frames.cvs[a["name"]][:, ::stride] for a in axes]
-    _write_table(run, "map", ["path", "time", *(a["name"] for a in axes)], _long(time, *tracks))
-    with _figure("map", (5.6, 4.6), "compressed") as (figure, out):
+    write_table(run, "map", ["path", "time", *(a["name"] for a in axes)], _long(time, *tracks))
+    with canvas("map", (5.6, 4.6), "compressed") as (figure, out):
         ax = figure.subplots()
         if run.landscape is not None:
             _contours(ax, run.landscape)
         _tracks(figure, ax, run.frames.hit, time, tracks, [a["period"] for a in axes], run)
         for name, state in run.states.get("states", {}).items():
-            _disc(ax, name, state, axes)
-        _axis(ax.xaxis, axes[0], run)
-        _axis(ax.yaxis, axes[1], run)
+            disc(ax, name, state, axes)
+        label_axis(ax.xaxis, axes[0], run)
+        label_axis(ax.yaxis, axes[1], run)
         ax.set_aspect("equal", adjustable="box")
         ax.spines[:].set_visible(True)
-    return _finish(run, "map", out)
+    return finish(run, "map", out)
 
 
 def energies(run: Finished) -> str | None:
@@ -54,21 +48,21 @@ def energies(run: Finished) -> str | None:
     frames = run.frames
     chosen = frames.hit if frames.hit.any() else ~frames.hit
     low, middle, high = np.nanpercentile(frames.energy[chosen], (10, 50, 90), axis=0)
-    _write_table(run, "energy", ["time", "p10", "median", "p90"], np.stack([frames.time, low, middle, high], 1))
-    with _figure("energy", (5.6, 3.6)) as (figure, out):
+    write_table(run, "energy", ["time", "p10", "median", "p90"], np.stack([frames.time, low, middle, high], 1))
+    with canvas("energy", (5.6, 3.6)) as (figure, out):
         ax = figure.subplots()
         ax.fill_between(frames.time, low, high, color=BLUE, alpha=0.22, lw=0, label="middle 80 %")
         for i in np.flatnonzero(chosen)[:3]:
             ax.plot(frames.time, frames.energy[i], color=GREY, lw=0.6, alpha=0.8, zorder=1)
         ax.plot(frames.time, middle, color=BLUE, lw=1.6, label="median")
         ax.plot([], [], color=GREY, lw=0.8, label="single paths")
-        ax.set_xlabel(f"time / {_unit(run, 'ps')}")
-        ax.set_ylabel(f"energy / {_unit(run, 'kJ/mol')}")
+        ax.set_xlabel(f"time / {unit(run, 'ps')}")
+        ax.set_ylabel(f"energy / {unit(run, 'kJ/mol')}")
         ax.set_xlim(frames.time[0], frames.time[-1])
         which = "paths that hit" if frames.hit.any() else "paths, none of which hit"
         ax.set_title(f"above the start minimum; {int(chosen.sum())} {which}", loc="left")
-        _legend(ax)
-    return _finish(run, "energy", out)
+        legend(ax)
+    return finish(run, "energy", out)
 
 
 def training(run: Finished) -> str | None:
@@ -78,8 +72,8 @@ def training(run: Finished) -> str | None:
     if len(run.metrics) < 2 or not shown:
         return None
     columns = {name: np.array([_number(m.get(name)) for m in run.metrics]) for name in ("k", *shown)}
-    _write_table(run, "training", list(columns), np.stack(list(columns.values()), 1))
-    with _figure("training", (5.6, 1.3 + 1.45 * len(shown))) as (figure, out):
+    write_table(run, "training", list(columns), np.stack(list(columns.values()), 1))
+    with canvas("training", (5.6, 1.3 + 1.45 * len(shown))) as (figure, out):
         axes = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
         for ax, name in zip(axes, shown, strict=True):
             y = columns[name] * (100 if name == "hit_rate" else 1)
@@ -92,7 +86,7 @@ def training(run: Finished) -> str | None:
         axes[-1].set_xlabel("rollout" if run.result["method"] == "tps-dps" else "unit of work")
         axes[-1].xaxis.get_major_locator().set_params(integer=True)
         figure.align_ylabels(axes)
-    return _finish(run, "training", out)
+    return finish(run, "training", out)
 
 
 def committor(run: Finished) -> str | None:
@@ -100,15 +94,15 @@ def committor(run: Finished) -> str | None:
     if run.committor is None or not len(run.committor):
         return None
     counts, edges = np.histogram(run.committor, bins=10, range=(0.0, 1.0))
-    _write_table(run, "committor_histogram", ["low", "high", "paths"], np.stack([edges[:-1], edges[1:], counts], 1))
-    with _figure("committor", (5.6, 3.2)) as (figure, out):
+    write_table(run, "committor_histogram", ["low", "high", "paths"], np.stack([edges[:-1], edges[1:], counts], 1))
+    with canvas("committor", (5.6, 3.2)) as (figure, out):
         ax = figure.subplots()
         ax.bar(edges[:-1], counts, width=0.1, align="edge", color=BLUE, alpha=0.8, lw=0)
         ax.set_xlim(0, 1)
         ax.set_xlabel("committor of the highest frame")
         ax.set_ylabel("paths")
         ax.yaxis.get_major_locator().set_params(integer=True)
-    return _finish(run, "committor", out)
+    return finish(run, "committor", out)
 
 
 # -- pieces of the map ----------------------------------------------------------------------------
@@ -154,7 +148,7 @@ def _tracks(
         ax.add_collection(lines)
     ax.autoscale_view()
     bar = figure.colorbar(ScalarMappable(Normalize(time[0], time[-1]), colours), ax=ax, fraction=0.046, pad=0.03)
-    bar.set_label(f"time / {_unit(run, 'ps')}" + ("" if hit.all() else "   (grey: no hit)"))
+    bar.set_label(f"time / {unit(run, 'ps')}" + ("" if hit.all() else "   (grey: no hit)"))
     bar.outline.set_visible(False)
 
 
@@ -166,88 +160,6 @@ def _contours(ax: Any, landscape: dict[str, Array]) -> None:
     energy = landscape["energy"] - np.nanmin(landscape["energy"])
     levels = np.linspace(0, np.nanpercentile(energy, 60), 14)
     ax.contour(landscape["x"], landscape["y"], energy, levels=levels, colors=GREY, linewidths=0.6, alpha=0.6)
-
-
-def _disc(ax: Any, name: str, state: dict[str, Any], axes: list[dict[str, Any]]) -> None:
-    """Outline a state, on both sides of a periodic edge that it crosses."""
-    from matplotlib.patches import Circle
-
-    if state["metric"] != "cvs" or not all(a["name"] in state["values"] for a in axes):
-        return
-    centre = np.array([state["values"][a["name"]] for a in axes])
-    shifts = [(-a["period"], 0.0, a["period"]) if a["period"] else (0.0,) for a in axes]
-    for dx in shifts[0]:
-        for dy in shifts[1]:
-            ax.add_patch(
-                Circle((centre[0] + dx, centre[1] + dy), state["radius"], fill=False, ec=INK, lw=1.1, zorder=4)
-            )
-    below = centre - (0, 1.12 * state["radius"])
-    ax.annotate(name, below, ha="center", va="top", weight="bold", color=INK, zorder=5, annotation_clip=True)
-
-
-def _axis(axis: Any, cv: dict[str, Any], run: Finished) -> None:
-    symbol = {"phi": "φ", "psi": "ψ"}.get(cv["name"], cv["name"])
-    if cv["period"] and abs(cv["period"] - 2 * np.pi) < 1e-6:
-        set_limits = axis.axes.set_xlim if axis.axis_name == "x" else axis.axes.set_ylim
-        set_limits(-np.pi, np.pi)
-        axis.set_ticks(np.pi * np.array([-1, -0.5, 0, 0.5, 1]), ["−π", "−π/2", "0", "π/2", "π"])
-        axis.set_label_text(f"{symbol} / rad")
-    else:
-        axis.set_label_text(symbol if run.states.get("reduced") else f"{symbol} / {cv.get('unit') or 'nm or rad'}")
-
-
-# -- pieces of every figure -----------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _figure(name: str, size: tuple[float, float], layout: Any = "constrained") -> Iterator[tuple[Any, io.StringIO]]:
-    """Give a figure in house style without touching pyplot, and write it as SVG text at the end."""
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    style: Any = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": name,
-        "font.family": "sans-serif",
-        "font.size": 10,
-        "axes.titlesize": 10,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.linewidth": 0.7,
-        "xtick.major.width": 0.7,
-        "ytick.major.width": 0.7,
-        "text.color": INK,
-        "axes.labelcolor": INK,
-        "axes.edgecolor": INK,
-        "xtick.color": INK,
-        "ytick.color": INK,
-        "mathtext.default": "regular",
-    }
-    out = io.StringIO()
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=size, layout=layout)
-        FigureCanvasSVG(figure)
-        yield figure, out
-        figure.savefig(out, format="svg", transparent=True, dpi=200, metadata={"Date": None, "Creator": None})
-
-
-def _finish(run: Finished, name: str, out: io.StringIO) -> str:
-    """Write the SVG file and return the text for the page, coloured by it."""
-    svg = out.getvalue().replace(INK, "currentColor")
-    write_text(_folder(run) / f"{name}.svg", svg)
-    return svg[svg.index("<svg") :]
-
-
-def _write_table(run: Finished, name: str, headings: list[str], rows: Array) -> None:
-    lines = [",".join(headings), *(",".join(f"{x:.6g}" for x in row) for row in rows)]
-    write_text(_folder(run) / f"{name}.csv", "\n".join(lines) + "\n")
-
-
-def _folder(run: Finished) -> Path:
-    folder = run.folder / "figures"
-    folder.mkdir(exist_ok=True)
-    return folder
 
 
 def _long(time: Array, x: Array, y: Array) -> Array:
@@ -267,11 +179,3 @@ def _smooth(y: Array) -> Array:
 
 def _number(value: Any) -> float:
     return float("nan") if value is None else float(value)
-
-
-def _unit(run: Finished, unit: str) -> str:
-    return "reduced units" if run.states.get("reduced") else unit
-
-
-def _legend(ax: Any) -> None:
-    ax.legend(frameon=False, fontsize=9)

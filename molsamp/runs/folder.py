@@ -1,6 +1,7 @@
 """One run = one folder: locked, self-describing, resumable after a kill at any instant.
 
-Contract: `Run` owns every file that changes while a run works (lock, log.txt, metrics.jsonl, checkpoints/)
+Contract: `Run` owns every file that changes while a run works (lock, log.txt, checkpoints/, and those that lines are
+appended to: metrics.jsonl, HILLS, COLVAR), which a resumed run finds as long as they were at the checkpoint,
 and turns SIGINT and SIGTERM into the flag `interrupted`, which the loop asks between two units of work. It
 knows nothing of what is computed: a state is a flat dict of tensors, numbers and strings.
 """
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from molsamp.runs.checkpoint import Value
 
 
+GROWING = ("metrics.jsonl", "HILLS", "COLVAR")
+
+
 class Run:
     """The folder of one run.
 
@@ -46,9 +50,8 @@ class Run:
         self.signal = 0
         self._open_folder(resume)
         self._lock = _take_lock(self.folder / "lock")
-        self._metrics_file = self.folder / "metrics.jsonl"
         self._checkpoints = self.folder / "checkpoints"
-        self._lines = 0 if not resume else _complete_lines(self._metrics_file)
+        self._grown: dict[str, int] = {}
         self._before = (0.0, 0.0)
         self._since = _clock()
 
@@ -76,18 +79,18 @@ class Run:
             OSError: no space or no permission; the earlier checkpoints are untouched.
         """
         cpu, wall = self.clock()
-        if self._metrics_file.exists():
-            checkpoint.fsync(self._metrics_file)
+        for name in self._grown:
+            checkpoint.fsync(self.folder / name)
         checkpoint.write(
             self._checkpoints,
             state,
-            metrics_lines=self._lines,
+            grown=dict(self._grown),
             cpu_seconds=round(cpu, 3),
             wall_seconds=round(wall, 3),
         )
 
     def resume(self) -> dict[str, Any] | None:
-        """Return the newest valid state, or None when there is none, and cut metrics.jsonl back to it.
+        """Return the newest valid state, or None when there is none, and cut the files that grow back to it.
 
         A torn newest generation costs one warning, also in log.txt, and is removed; the one before is used.
         """
@@ -97,7 +100,7 @@ class Run:
             text = f"{self.folder}: torn checkpoint ({torn[0]}); {instead}"
             self.note(text)
             warnings.warn(text, stacklevel=2)
-        self._truncate_metrics(generation.metrics_lines if generation else 0)
+        self._cut(generation.grown if generation else {})
         if generation is None:
             return None
         self._before = (generation.cpu_seconds, generation.wall_seconds)
@@ -110,10 +113,17 @@ class Run:
         Raises:
             OSError: no space or no permission.
         """
-        line = json.dumps({name: _plain(value) for name, value in metrics.items()})
-        with self._metrics_file.open("a", encoding="utf-8") as f:
-            f.write(line + "\n")
-        self._lines += 1
+        self.append("metrics.jsonl", json.dumps({name: _plain(value) for name, value in metrics.items()}) + "\n")
+
+    def append(self, name: str, lines: str) -> None:
+        """Append whole lines to a file of the folder; a resume undoes what came after its checkpoint.
+
+        Raises:
+            OSError: no space or no permission.
+        """
+        with (self.folder / name).open("a", encoding="utf-8", newline="") as f:
+            f.write(lines)
+        self._grown[name] = self._grown.get(name, 0) + len(lines.encode())
 
     def note(self, text: str) -> None:
         """Append one dated line to log.txt."""
@@ -160,11 +170,19 @@ class Run:
             raise ValueError(f"{self.folder}: exists already; choose another folder, or continue with --resume")
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def _truncate_metrics(self, lines: int) -> None:
-        if self._metrics_file.exists():
-            kept = self._metrics_file.read_text(encoding="utf-8").splitlines(keepends=True)[:lines]
-            checkpoint.write_text(self._metrics_file, "".join(kept))
-        self._lines = lines
+    def _cut(self, grown: dict[str, int]) -> None:
+        """Cut the files that grow to the sizes they had.
+
+        A line that a crash tore lies behind the checkpoint, as do the whole lines that are about to be written again.
+        """
+        for name in GROWING:
+            file, size = self.folder / name, grown.get(name, 0)
+            if not file.exists():
+                continue
+            if not file.read_bytes()[size:].endswith(b"\n") and file.stat().st_size > size:
+                self.note(f"{name}: its last line was torn; it is cut back to {size} bytes and goes on from there")
+            os.truncate(file, size)
+        self._grown = dict(grown)
 
 
 def _take_lock(file: Path) -> Any:
@@ -181,10 +199,6 @@ def _take_lock(file: Path) -> Any:
     lock.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
     lock.flush()
     return lock
-
-
-def _complete_lines(file: Path) -> int:
-    return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
 def _clock() -> tuple[float, float]:

@@ -92,6 +92,8 @@ class _Clock:
 def _note(metrics: dict[str, Any], clock: _Clock, job: Counted) -> str:
     rate = clock.rate()
     parts = [f"{rate:.2g}/s" if rate < 10 else f"{rate:.0f}/s", f"ETA {_duration((job.total - job.k) / rate)}"]
+    if metrics.get("note"):
+        parts.append(str(metrics["note"]))
     if metrics.get("hit_rate") is not None:
         parts.append(f"hit rate {float(metrics['hit_rate']):.0%}")
     return "  ".join(parts)

@@ -1,7 +1,9 @@
-"""Read a finished run folder back, for its report and for other programs; needs no molecule and no torch."""
+"""Read a finished run folder back, for its report and for other programs; needs no molecule."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 Array = np.ndarray
+Columns = dict[str, list[str]]
+TABLES = ("profiles", "convergence", "weights")
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,19 @@ class Finished:
     committor: Float[Array, " n"] | None
     landscape: dict[str, Array] | None
     player: list[Player]
+    surface: Surface | None
+    tables: dict[str, Columns]  # of a free energy: profiles, convergence, weights
+
+
+@dataclass(frozen=True)
+class Surface:
+    """fes.dat: nodes along each CV, F and its standard error in kJ/mol, shaped by the nodes."""
+
+    names: tuple[str, ...]
+    period: tuple[float | None, ...]
+    nodes: list[Array]
+    F: Array
+    error: Array
 
 
 @dataclass(frozen=True)
@@ -75,7 +92,26 @@ def read(folder: Path) -> Finished:
         committor=_column(folder / "committor.csv", "committor"),
         landscape=_arrays(folder / "figures" / "landscape.npz"),
         player=_players(_text(folder / "player.pdb")),
+        surface=_surface(folder / "fes.dat"),
+        tables={name: _columns(folder / "figures" / f"{name}.csv") for name in TABLES},
     )
+
+
+def _surface(file: Path) -> Surface | None:
+    if not file.exists():
+        return None
+    from molsamp.molecular.free_energy.plumed import read_grid
+
+    grid, columns = read_grid(file)
+    return Surface(
+        grid.names, grid.period, [grid.nodes(a) for a in range(len(grid.shape))], columns["fes"], columns["error"]
+    )
+
+
+def _columns(file: Path) -> Columns:
+    with io.StringIO(_text(file)) as text:
+        rows = list(csv.DictReader(text))
+    return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
 
 
 def _text(file: Path) -> str:

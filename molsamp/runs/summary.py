@@ -21,9 +21,12 @@ NAMES = {
     "log_z": "log Z",
     "log_p_hit": "log P_0(hit)",
     "channel": "share of the first channel",
+    "disagreement": "weights against bias, mean difference",
+    "ess": "effective samples",
+    "ess_share": "effective share of the samples",
 }
 """Results in the order they are shown, and what they are called; others follow under their own names."""
-SHARES = ("hit_rate", "channel")
+SHARES = ("hit_rate", "channel", "ess_share")
 """Results between 0 and 1 that are shown in per cent."""
 
 
@@ -33,14 +36,15 @@ def show(folder: Path, stream: io.TextIOBase | None = None) -> None:
     from rich.table import Table
 
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    results, null = result["results"], result["null"] or {}
+    results, null = result["results"], result.get("null") or {}
     console = Console(file=cast(Any, stream), highlight=False)
     table = Table(title=f"{result['system']}, {result['method']}, seed {result['seed']}", title_justify="left")
-    for heading in ("", "value", "95 % interval", "untrained pull"):
+    for heading in ("", "value", "95 % interval", *(["untrained pull"] if null else [])):
         table.add_column(heading, justify="right" if heading else "left")
     for name in ordered(results):
         number = results[name]
-        table.add_row(NAMES.get(name, name), value(name, number), interval(name, number), value(name, null.get(name)))
+        row = [NAMES.get(name, name), value(name, number), interval(name, number)]
+        table.add_row(*row, *([value(name, null.get(name))] if null else []))
     console.print(table)
     for warning in result["warnings"]:
         console.print(f"[yellow]note:[/yellow] {warning}")
@@ -49,7 +53,9 @@ def show(folder: Path, stream: io.TextIOBase | None = None) -> None:
 
 def ordered(results: dict[str, Number]) -> list[str]:
     """Return the names of the results, the known ones first and in the order of `NAMES`."""
-    return [name for name in NAMES if name in results] + [name for name in results if name not in NAMES]
+    differences = [name for name in results if name.startswith("dF:")]
+    rest = [name for name in results if name not in NAMES and name not in differences]
+    return [*differences, *(name for name in NAMES if name in results), *rest]
 
 
 def value(name: str, number: Number | None) -> str:

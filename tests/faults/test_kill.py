@@ -108,7 +108,7 @@ def test_a_polite_signal_checkpoints_and_leaves_within_10_s(tmp_path, undisturbe
 
 def save(folder: Path, k: int) -> None:
     state = {"k": k, "x": torch.full((9,), float(k))}
-    checkpoint.write(folder, state, metrics_lines=k, cpu_seconds=0.0, wall_seconds=0.0)
+    checkpoint.write(folder, state, grown={}, cpu_seconds=0.0, wall_seconds=0.0)
 
 
 def save_and_die(folder: Path, k: int, step: int) -> None:

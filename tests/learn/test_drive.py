@@ -29,7 +29,7 @@ class Diary:
     """A journal in memory that asks to stop once `stop` units are logged."""
 
     def __init__(self, stop: int | None = None, saved=None):
-        self.stop, self.saved, self.saves, self.lines = stop, saved, 0, []
+        self.stop, self.saved, self.saves, self.lines, self.files = stop, saved, 0, [], {}
 
     @property
     def interrupted(self):
@@ -44,6 +44,9 @@ class Diary:
 
     def log(self, metrics):
         self.lines.append(metrics)
+
+    def append(self, name, lines):
+        self.files[name] = self.files.get(name, "") + lines
 
 
 def test_resumed_is_uninterrupted():

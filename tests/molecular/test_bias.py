@@ -51,7 +51,7 @@ def test_native_grid_is_the_same_function(cvs):
     E = [reference.grids(grid, frame) for frame in x.numpy()]
     assert torch.allclose(bias.energy(x), torch.tensor(E, dtype=torch.float64), rtol=1e-12, atol=1e-11)
     s = bias.cv(x)
-    for k, (lo, hi) in enumerate(bias.ranges):
+    for k, (lo, hi) in enumerate(bias.grid.ranges):
         outside = int(((s[:, k] < lo) | (s[:, k] > hi)).sum())
         assert bias.cv.period[k] or 5 < outside < 55
 
@@ -61,7 +61,7 @@ def test_values_at_the_nodes(cvs):
     bias = _bias(*cvs)
     axes = [
         torch.linspace(lo, hi, N + (period is not None), dtype=torch.float64)[:N]
-        for (lo, hi), N, period in zip(bias.ranges, bias.values.shape, bias.cv.period, strict=True)
+        for (lo, hi), N, period in zip(bias.grid.ranges, bias.values.shape, bias.cv.period, strict=True)
     ]
     nodes = torch.cartesian_prod(*axes).reshape(-1, len(cvs))
     assert torch.allclose(bias.at(nodes), torch.tensor(bias.values).reshape(-1), rtol=0, atol=1e-11)
@@ -90,12 +90,12 @@ def test_energy_and_force_are_those_of_openmms_splines(cvs, expression):
     """Inside the range; OpenMM's function is zero outside."""
     bias = _bias(*cvs)
     force = openmm.CustomCompoundBondForce(8, expression)
-    force.addTabulatedFunction("f", _tabulated(bias.values, bias.ranges, bias.cv.period[0] is not None))
+    force.addTabulatedFunction("f", _tabulated(bias.values, bias.grid.ranges, bias.cv.period[0] is not None))
     force.addBond(range(8), [])
     x = _frames(400)
     s = bias.cv(x)
     inside = torch.ones(len(x), dtype=torch.bool)
-    for k, (lo, hi) in enumerate(bias.ranges):
+    for k, (lo, hi) in enumerate(bias.grid.ranges):
         inside &= (s[:, k] > lo) & (s[:, k] < hi) | (bias.cv.period[k] is not None)
     x = x[inside]
     assert len(x) > 40

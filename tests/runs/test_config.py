@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import Field
 
-from molsamp.runs.config import build, differences, read_toml, to_toml, with_system
+from molsamp.runs.config import PathsConfig, build, differences, read_toml, to_toml, with_system
 from molsamp.schema import Length, Strict
 
 
@@ -34,7 +34,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {"demo": {}, "full": {"tps-dps":
 
 
 def settings(*sets: str, file: Path | None = None, **options: Any):
-    return build({"system": "ala", **options}, sets, METHODS, PRESETS, file)
+    return build(PathsConfig, {"system": "ala", **options}, sets, METHODS, PRESETS, file)
 
 
 def test_layers_defaults_preset_file_options_sets(tmp_path):

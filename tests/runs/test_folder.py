@@ -92,6 +92,26 @@ def test_both_generations_torn_starts_again(tmp_path):
     assert (tmp_path / "r" / "metrics.jsonl").read_text() == ""
 
 
+def test_files_that_grow_are_cut_back_and_go_on(tmp_path):
+    """What came after the checkpoint is undone, and a torn line is noted; nothing before it is touched."""
+    with Run(tmp_path / "r") as run:
+        run.append("HILLS", "1\n2\n")
+        run.save(state(1))
+        run.append("HILLS", "3\n")
+        run.append("COLVAR", "a\n")
+    with (tmp_path / "r" / "HILLS").open("a") as f:
+        f.write("4, torn")
+    with Run(tmp_path / "r", resume=True) as run:
+        assert run.resume() is not None
+        run.append("HILLS", "3\n4\n")
+        run.append("COLVAR", "a\n")
+        run.save(state(2))
+    assert (tmp_path / "r" / "HILLS").read_text() == "1\n2\n3\n4\n"
+    assert (tmp_path / "r" / "COLVAR").read_text() == "a\n"
+    log = (tmp_path / "r" / "log.txt").read_text()
+    assert log.count("torn") == 1 and "HILLS: its last line was torn; it is cut back to 4 bytes" in log
+
+
 def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
     with Run(tmp_path / "r") as run:
         for k in range(4):

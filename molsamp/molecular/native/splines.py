@@ -1,5 +1,7 @@
 """Bicubic splines as patches of polynomial coefficients: correction maps and grid biases."""
 
+from functools import cache
+
 import numpy as np
 from jaxtyping import Float
 from scipy.interpolate import CubicSpline
@@ -35,6 +37,16 @@ def patches(values: Float[np.ndarray, "*N"], periodic: tuple[bool, ...]) -> Floa
 
 def _pieces(values: Float[np.ndarray, "N *rest"], periodic: bool) -> Float[np.ndarray, "4 n *rest"]:
     """Coefficients of 1, u, u^2, u^3 of each piece of the cubic spline along the first axis."""
-    if periodic:
-        values = np.concatenate([values, values[:1]])
-    return CubicSpline(np.arange(len(values)), values, bc_type="periodic" if periodic else "natural").c[::-1]
+    slopes = np.tensordot(_slopes(len(values), periodic), values, 1)
+    f, d = (np.concatenate([a, a[:1]]) if periodic else a for a in (values, slopes))
+    rise = f[1:] - f[:-1]
+    return np.stack([f[:-1], d[:-1], 3 * rise - 2 * d[:-1] - d[1:], d[:-1] + d[1:] - 2 * rise])
+
+
+@cache
+def _slopes(N: int, periodic: bool) -> Float[np.ndarray, "N N"]:
+    """The slopes at the nodes of a cubic spline as a linear map of its values: a bias that grows is refitted often."""
+    unit = np.eye(N)
+    knots = np.concatenate([unit, unit[:1]]) if periodic else unit
+    spline = CubicSpline(np.arange(len(knots)), knots, bc_type="periodic" if periodic else "natural")
+    return spline(np.arange(N), 1)

@@ -8,15 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from molsamp.engine.estimates import Estimate, mean
 from molsamp.molecular.paths.committor import Committor, committor
 from molsamp.molecular.paths.paths import Paths, divergence_bound
 from molsamp.molecular.paths.sampler import Sampler
-from molsamp.molecular.paths.save import save, write
+from molsamp.molecular.paths.save import save
 from molsamp.molecular.paths.settings import method_settings
 from molsamp.molecular.paths.steered import steered_null
+from molsamp.molecular.system import System
+from molsamp.molecular.trajectories import write
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,13 @@ class Analysis:
         save(self.paths, folder)
         if len(self.committors.path):
             write(FilePath(folder) / "committor.csv", self._write_committors)
+
+    def figures(self, folder: FilePath) -> dict[str, Any]:
+        """Write landscape.npz for a picture of a toy: x, y and the potential (y, x); return the zero of energy."""
+        problem = self.paths.problem
+        if not problem.molecular:
+            write(folder / "landscape.npz", lambda f: _write_landscape(problem.system, self.paths.path.x, f))
+        return {"floor": problem.floor}
 
     def _write_committors(self, file: FilePath) -> None:
         c = self.committors
@@ -79,3 +90,16 @@ def analyse(sampler: Sampler) -> Analysis:
     committors = committor(paths, sampler.noise.child("committor"))
     sampler.problem.energy.evaluations = spent
     return Analysis(paths, null, committors)
+
+
+def _write_landscape(system: System, x: Tensor, file: FilePath, points: int = 120) -> None:
+    """The potential of a toy on a grid around the frames x (..., 2)."""
+    flat = x.reshape(-1, 2).double()
+    flat = flat[torch.isfinite(flat).all(1)]
+    low, high = flat.amin(0), flat.amax(0)
+    margin = 0.1 * (high - low)
+    axes = [torch.linspace(float(a), float(b), points) for a, b in zip(low - margin, high + margin, strict=True)]
+    grid = torch.stack(torch.meshgrid(*axes, indexing="xy"), -1).double()
+    energy = system.energy().energy(grid.reshape(-1, 2)).reshape(points, points)
+    with file.open("wb") as f:
+        np.savez(f, x=axes[0].numpy(), y=axes[1].numpy(), energy=energy.numpy())

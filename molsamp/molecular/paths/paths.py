@@ -14,15 +14,7 @@ from molsamp.engine.estimates import Estimate, mean, wilson
 from molsamp.engine.measures import ess, log_mean_exp
 from molsamp.engine.state import Path, Status
 from molsamp.molecular.paths.problem import Problem
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a result took: configurations evaluated, network calls, CPU seconds of this process."""
-
-    energy_evaluations: int = 0
-    network_calls: int = 0
-    cpu_seconds: float = 0.0
+from molsamp.molecular.work import Cost
 
 
 @dataclass(frozen=True)

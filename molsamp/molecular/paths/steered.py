@@ -32,9 +32,10 @@ from molsamp.molecular.cvs import CV, RMSD, Stack, wrap
 from molsamp.molecular.energies import Energy, Sum
 from molsamp.molecular.geometry import Superposition
 from molsamp.molecular.paths.free import Batches, concatenate
-from molsamp.molecular.paths.paths import Cost, Paths
+from molsamp.molecular.paths.paths import Paths
 from molsamp.molecular.paths.problem import Problem
 from molsamp.molecular.paths.settings import SteeredSettings
+from molsamp.molecular.work import Cost
 
 FEW = 10.0  # effective work values below which an exponential average is called biased
 

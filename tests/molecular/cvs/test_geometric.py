@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from molsamp.molecular.cvs import RMSD, Angle, Coordinate, Distance, Stack, Torsion, wrap
+from molsamp.molecular.cvs import RMSD, Angle, Coordinate, Distance, Distances, Stack, Torsion, wrap
 
 
 def _frames(n=20, atoms=8, seed=0):
@@ -119,3 +119,34 @@ def test_errors_name_the_cv_and_the_atom():
         Stack([Distance((0, 1)), Distance((1, 2))])
     with pytest.raises(ValueError, match=r"CV 'rmsd': the reference has 8 atoms, x 9"):
         RMSD(_frames(1)[0])(_frames(2, 9))
+
+
+def test_gradients_where_angles_end():
+    """At 0 and pi the angle has a kink: its gradient is finite there; the torsion at +-pi is smooth: it is exact."""
+    line = torch.tensor([[[-1.0, 0, 0], [0, 0, 0], [s, 0, 0]] for s in (2.0, -2.0)], dtype=torch.float64)
+    assert torch.allclose(Angle((0, 1, 2))(line)[:, 0], torch.tensor([math.pi, 0.0], dtype=torch.float64))
+    assert Angle((0, 1, 2)).gradient(line).isfinite().all()
+    trans = torch.tensor([[[1.0, 0, 0], [0, 0, 0], [0, 0, 1], [-2, 0, 1]]], dtype=torch.float64)
+    gradient = Torsion((0, 1, 2, 3)).gradient(trans)[0, 0]
+    # the end atoms move the torsion by 1 / (distance from the axis): 1 and 1/2 per nm, along y
+    assert abs(gradient[0, 1]) == pytest.approx(1.0) and abs(gradient[3, 1]) == pytest.approx(0.5)
+    assert gradient.sum(0).abs().max() < 1e-12 and gradient[:, [0, 2]].abs().max() < 1e-12
+
+
+def test_gradients_next_to_straight_and_folded_angles():
+    for angle in (1e-6, math.pi - 1e-6):
+        x = torch.tensor([[[1.0, 0, 0], [0, 0, 0], [math.cos(angle), math.sin(angle), 0]]], dtype=torch.float64)
+        gradient = Angle((0, 1, 2)).gradient(x)[0, 0]
+        assert torch.allclose(gradient[[0, 2]].norm(dim=1), torch.ones(2, dtype=torch.float64), atol=1e-6)
+
+
+def test_distances_are_many_distances():
+    x = _frames(4)
+    cv = Distances.between((1, 4, 6))
+    assert cv.names == ("d.1-4", "d.1-6", "d.4-6") and cv.unit == ("nm",) * 3
+    expected = torch.cat([Distance(pair)(x) for pair in ((1, 4), (1, 6), (4, 6))], dim=1)
+    assert torch.equal(cv(x), expected)
+    with pytest.raises(ValueError, match=r"CV 'd': got no pairs"):
+        Distances([])
+    with pytest.raises(ValueError, match=r"CV 'd.1-9': atom 9 does not exist"):
+        Distances([(1, 9)])(x)

@@ -1,7 +1,10 @@
-"""`molsamp paths`: settings -> run folder -> job -> paths -> result.json and report.
+"""`molsamp VERB SYSTEM`: settings -> run folder -> job -> result.json and report.
 
 Contract: everything that can be wrong with the input is found before the folder is made. Then the job is driven,
 and what it found is written; each step can be repeated, so a run killed anywhere continues with `resume`.
+
+A verb is a room of floor 2 that has `settings.METHODS` and `settings.PRESETS`, `make`, which returns a job, and
+`analysis.analyse`, which returns what can `save` itself to a folder and give its `summary` and its `figures`.
 """
 
 from __future__ import annotations
@@ -12,16 +15,36 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from molsamp.runs import config as settings
-from molsamp.runs.checkpoint import replace, write_text
-from molsamp.runs.config import PathsConfig
+from molsamp.runs.checkpoint import write_text
+from molsamp.runs.config import Config, FreeEnergyConfig, PathsConfig
 from molsamp.runs.folder import Run
 from molsamp.runs.machine import machine, versions
 from molsamp.runs.progress import progress
 from molsamp.runs.stopped import Stopped
+
+
+@dataclass(frozen=True)
+class Verb:
+    """What the command line can do with a system.
+
+    Args:
+        name: as on the command line.
+        room: the module that does it.
+        config: its settings.
+    """
+
+    name: str
+    room: str
+    config: type[Config]
+
+
+PATHS = Verb("paths", "molsamp.molecular.paths", PathsConfig)
+FREE_ENERGY = Verb("free-energy", "molsamp.molecular.free_energy", FreeEnergyConfig)
 
 
 @dataclass(frozen=True)
@@ -36,25 +59,24 @@ class Request:
     quiet: bool = False
 
 
-def transition_paths(request: Request) -> Path:
-    """Draw transition paths as asked and return the folder they are in.
+def work(verb: Verb, request: Request) -> Path:
+    """Do as asked and return the folder the results are in.
 
     Raises:
         ValueError, OSError: bad input, or a folder or disk that cannot be written.
         Stopped: interrupted after a checkpoint (130, 143), or failed (1).
     """
-    config, system = _settings(request)
-    job = _job(config, system)
+    config, system = _settings(verb, request)
+    job = _job(verb, config, system)
     folder = request.out or _default_folder(config)
     with Run(folder, request.resume) as run:
         _pin(run, config)
         _drive(run, job, config, request.quiet)
-        _write_results(run, job, config, system)
+        _write_results(verb, run, job, config, system)
     return folder
 
 
-def _settings(request: Request) -> tuple[PathsConfig, Any]:
-    from molsamp.molecular.paths.settings import METHODS, PRESETS
+def _settings(verb: Verb, request: Request) -> tuple[Config, Any]:
     from molsamp.molecular.system import load
 
     if request.resume and request.out is None:
@@ -62,36 +84,38 @@ def _settings(request: Request) -> tuple[PathsConfig, Any]:
     if request.resume and request.file is not None:
         raise ValueError("--resume: the settings are those in the run folder; leave --config out")
     file = request.out / "config.toml" if request.resume and request.out else request.file
-    name = request.options.get("system") or (settings.read_toml(file).get("system") if file else None)
+    written = settings.read_toml(file) if file else {}
+    if (other := written.get("verb", verb.name)) != verb.name:
+        raise ValueError(f"{file}: key 'verb': got '{other}'; these are not settings of `molsamp {verb.name}`")
+    name = request.options.get("system") or written.get("system")
     system = load(name) if name else None
     own = system.methods if system else {}
-    config = settings.build(request.options, request.sets, METHODS, PRESETS, file, own)
+    room = import_module(f"{verb.room}.settings")
+    config = settings.build(verb.config, request.options, request.sets, room.METHODS, room.PRESETS, file, own)
     return settings.with_system(config, system)
 
 
-def _job(config: PathsConfig, system: Any) -> Any:
+def _job(verb: Verb, config: Config, system: Any) -> Any:
     import torch
 
-    from molsamp.molecular.paths import make
-
     torch.set_num_threads(config.threads)
-    return make(
+    return import_module(verb.room).make(
         system,
         config.method,
         config.of_method,
         seed=config.seed,
-        paths=config.paths,
         energy=config.energy,
         device=config.device,
+        **config.arguments,
     )
 
 
-def _default_folder(config: PathsConfig) -> Path:
+def _default_folder(config: Config) -> Path:
     name = Path(config.system).stem if "/" in config.system else config.system
-    return Path("runs") / f"{name}-paths-{datetime.now():%Y%m%d-%H%M%S}"
+    return Path("runs") / f"{name}-{config.verb}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def _pin(run: Run, config: PathsConfig) -> None:
+def _pin(run: Run, config: Config) -> None:
     """Write config.toml, or refuse to resume a run that was started with other settings or another version."""
     text, file = settings.to_toml(config), run.folder / "config.toml"
     if not file.exists():
@@ -102,7 +126,7 @@ def _pin(run: Run, config: PathsConfig) -> None:
         raise ValueError(f"{run.folder}: --resume needs the settings the run was started with; {'; '.join(changed)}")
 
 
-def _drive(run: Run, job: Any, config: PathsConfig, quiet: bool) -> None:
+def _drive(run: Run, job: Any, config: Config, quiet: bool) -> None:
     from molsamp.learn.drive import Interrupted, drive
 
     run.note("started")
@@ -113,7 +137,7 @@ def _drive(run: Run, job: Any, config: PathsConfig, quiet: bool) -> None:
             raise Interrupted
     except Interrupted:
         run.note(f"interrupted at {job.k} of {job.total}")
-        again = f"molsamp paths --out {run.folder} --resume"
+        again = f"molsamp {config.verb} --out {run.folder} --resume"
         raise Stopped(f"interrupted at {job.k} of {job.total}; to continue: {again}", 128 + run.signal) from None
     except OSError:
         raise
@@ -122,14 +146,15 @@ def _drive(run: Run, job: Any, config: PathsConfig, quiet: bool) -> None:
         raise Stopped(f"failed at {job.k} of {job.total}: {error} (details in {run.folder}/log.txt)", 1) from error
 
 
-def _write_results(run: Run, job: Any, config: PathsConfig, system: Any) -> None:
-    """Draw and save the paths, and write result.json, the figures' data and the report."""
-    from molsamp.molecular.paths.analysis import analyse
+def _write_results(verb: Verb, run: Run, job: Any, config: Config, system: Any) -> None:
+    """Save what was found, and write result.json, the figures' data and the report."""
     from molsamp.runs.report import write_report
 
-    analysis = analyse(job)
+    analysis = import_module(f"{verb.room}.analysis").analyse(job)
+    figures = run.folder / "figures"
+    figures.mkdir(exist_ok=True)
     analysis.save(run.folder)
-    paths, summary = analysis.paths, analysis.summary()
+    summary = analysis.summary()
     cpu, wall = run.clock()
     result = {
         "verb": config.verb,
@@ -138,20 +163,14 @@ def _write_results(run: Run, job: Any, config: PathsConfig, system: Any) -> None
         "seed": config.seed,
         "versions": versions(),
         "machine": machine(),
-        "engine": summary["engine"],
-        "energy_evaluations": summary["energy_evaluations"],
-        "network_calls": summary["network_calls"],
+        "engine": summary.pop("engine"),
+        "energy_evaluations": summary.pop("energy_evaluations"),
+        "network_calls": summary.pop("network_calls"),
         "cpu_seconds": round(cpu, 2),
         "wall_seconds": round(wall, 2),
-        "results": summary["results"],
-        "null": summary["null"],
-        "warnings": summary["warnings"],
+        **summary,
     }
-    figures = run.folder / "figures"
-    figures.mkdir(exist_ok=True)
-    write_json(figures / "states.json", {**describe(system), "floor": paths.problem.floor})
-    if system.masses is None:
-        write_landscape(figures / "landscape.npz", system, paths.path.x)
+    write_json(figures / "states.json", {**describe(system), **analysis.figures(figures)})
     write_json(run.folder / "result.json", result)
     write_report(run.folder)
     run.note("finished")
@@ -185,23 +204,3 @@ def describe(system: Any) -> dict[str, Any]:
         "end": system.settings.end,
         "states": states,
     }
-
-
-def write_landscape(file: Path, system: Any, x: Any, points: int = 120) -> None:
-    """Write the potential of a toy on a grid around the frames x (..., 2): arrays x, y and energy (y, x)."""
-    import numpy as np
-    import torch
-
-    flat = x.reshape(-1, 2).double()
-    flat = flat[torch.isfinite(flat).all(1)]
-    low, high = flat.amin(0), flat.amax(0)
-    margin = 0.1 * (high - low)
-    axes = [torch.linspace(float(a), float(b), points) for a, b in zip(low - margin, high + margin, strict=True)]
-    grid = torch.stack(torch.meshgrid(*axes, indexing="xy"), -1).double()
-    energy = system.energy().energy(grid.reshape(-1, 2)).reshape(points, points)
-
-    def fill(temporary: Path) -> None:
-        with temporary.open("wb") as f:
-            np.savez(f, x=axes[0].numpy(), y=axes[1].numpy(), energy=energy.numpy())
-
-    replace(file, fill)

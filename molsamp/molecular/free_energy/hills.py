@@ -1,0 +1,117 @@
+"""Hills: the bias of well-tempered metadynamics, deposited in batches on a grid.
+
+After a batch of n configurations with CV values s_i, at the bias V as it was before the batch,
+
+    V(s) += (h / n) sum_i exp(-V(s_i) / (kT (gamma - 1))) exp(-|s - s_i|^2 / (2 w^2))
+
+Its limit is V = -(1 - 1/gamma) F + const (Barducci, Bussi, Parrinello, PRL 100, 020603 (2008)); gamma = inf is plain
+metadynamics, V = -F + const. h is the height of a whole batch: the bias that grows in a time does not depend on how
+many walkers, processes or devices share the work.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from molsamp.molecular.bias import GridBias
+from molsamp.molecular.cvs import CV
+from molsamp.molecular.grids import Grid
+
+
+class Kernel(NamedTuple):
+    """What a hill is like.
+
+    Args:
+        height: of a batch together, kJ/mol.
+        width: standard deviation along each CV, in its units.
+        factor: gamma, the bias factor, above 1; inf for plain metadynamics.
+        kT: kJ/mol.
+    """
+
+    height: float
+    width: tuple[float, ...]
+    factor: float
+    kT: float
+
+
+class Hills(GridBias):
+    """The sum of all hills so far, as a smooth bias; `deposit` gives the next one.
+
+    Along an axis that is not periodic hills are mirrored at the ends, so that the sum is not too low there (their
+    tails would be missing) and has no slope across; what lies beyond the ends deposits nothing.
+
+    Args:
+        cvs, values, ranges, event: as in `GridBias`; values are zero at first.
+        kernel: of all hills.
+    Raises:
+        ValueError: a kernel that does not fit the grid: spacing above half its width, factor not above 1.
+    """
+
+    def __init__(
+        self,
+        cvs: Sequence[CV],
+        values: Float[np.ndarray | Tensor, "*N"],
+        ranges: Sequence[tuple[float, float]],
+        event: tuple[int, ...],
+        kernel: Kernel,
+    ):
+        super().__init__(cvs, values, ranges, event)
+        self.kernel = kernel
+        if not kernel.factor > 1.0:
+            raise ValueError(f"the bias factor must be above 1, got {kernel.factor:g}")
+        if len(kernel.width) != len(self.grid.names):
+            raise ValueError(f"hills over {', '.join(self.grid.names)} need as many widths, got {kernel.width}")
+        for name, width, h, N in zip(self.grid.names, kernel.width, self.grid.spacing, self.grid.shape, strict=True):
+            if not width >= 2 * h * (1 - 1e-9):
+                raise ValueError(
+                    f"CV {name!r}: hills of width {width:g} need nodes at most {width / 2:g} apart, "
+                    f"{N} nodes are {h:.3g} apart"
+                )
+
+    def deposit(self, s: Float[Tensor, "n k"]) -> tuple[Hills, Float[Tensor, " n"]]:
+        """The bias after a batch at s, and the height of each hill in kJ/mol; 0 beyond the ends or at NaN."""
+        k, s = self.kernel, s.double()
+        inside = self.grid.cell(s) >= 0
+        damp = torch.exp(-self.at(s) / (k.kT * (k.factor - 1.0)))
+        heights = torch.where(inside, k.height / len(s) * damp, 0.0)
+        return self.joined(s, heights), heights
+
+    def joined(self, s: Float[Tensor, "n k"], heights: Float[Tensor, " n"]) -> Hills:
+        """The bias with hills of given heights at s, as read from a file."""
+        axes = [self._rows(axis, s[:, axis].double().nan_to_num().numpy()) for axis in range(len(self.grid.shape))]
+        axes[0] = axes[0] * heights.double().numpy()[:, None]
+        more = axes[0].sum(0) if len(axes) == 1 else axes[0].T @ axes[1]
+        return self.valued(self.values + more)
+
+    def valued(self, values: Float[np.ndarray, "*N"]) -> Hills:
+        """The same with other values at the nodes."""
+        return Hills(self.cvs, values, self.grid.ranges, self.event, self.kernel)
+
+    @property
+    def scale(self) -> float:
+        """gamma / (gamma - 1): -F over V."""
+        gamma = self.kernel.factor
+        return 1.0 if math.isinf(gamma) else gamma / (gamma - 1.0)
+
+    def _rows(self, axis: int, s: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n N"]:
+        """exp(-(node - s)^2 / (2 w^2)) along one axis, its images included."""
+        (lo, hi), grid, w = self.grid.ranges[axis], self.grid, self.kernel.width[axis]
+        period = grid.period[axis]
+        images = [s, s - period, s + period] if period is not None else [s, 2 * lo - s, 2 * hi - s]
+        return sum(np.exp(-0.5 * ((grid.nodes(axis) - a[:, None]) / w) ** 2) for a in images)
+
+    def free_energy(self) -> Float[np.ndarray, "*N"]:
+        """F = -gamma / (gamma - 1) V at the nodes, kJ/mol, minimum 0: the estimate by the bias."""
+        return self.scale * (self.values.max() - self.values)
+
+
+def flat(cvs: Sequence[CV], grid: Grid, event: tuple[int, ...], kernel: Kernel) -> Hills:
+    """No hills yet."""
+    return Hills(cvs, np.zeros(grid.shape), grid.ranges, event, kernel)

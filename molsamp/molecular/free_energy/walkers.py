@@ -1,0 +1,226 @@
+"""Many walkers side by side: unbiased dynamics, and well-tempered metadynamics on one shared bias.
+
+    build         The walkers move under the bias V of all hills so far; every `stride` each adds one.
+    production    V is frozen. After a time to settle every frame counts with weight exp(V(s)/kT): an ordinary
+                  equilibrium average under a known bias, exact whether or not the hills had converged. The walkers are
+                  independent of each other now, so their scatter is the error of everything.
+
+Both phases are rollouts of the engine, native where the energy is. The free energy by the bias, -gamma/(gamma-1) V,
+stands beside the one by weights: where they disagree the hills had not converged, or the production is too short.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from molsamp.engine.noise import Noise
+from molsamp.engine.rollout import rollout
+from molsamp.engine.state import Particles, Path, Status
+from molsamp.learn.drive import Abandoned
+from molsamp.learn.networks import flatten_state, with_prefix
+from molsamp.molecular.free_energy import plumed
+from molsamp.molecular.free_energy.hills import Hills, Kernel, flat
+from molsamp.molecular.free_energy.settings import MDSettings, MetadynamicsSettings
+from molsamp.molecular.free_energy.surface import Histogram
+from molsamp.molecular.free_energy.task import Task
+from molsamp.molecular.paths.free import end_to_end
+from molsamp.molecular.work import Work
+
+UNIT = 20  # batches of hills in a unit of work
+PIECE = 1 << 20  # evaluations between two looks at whether to stop
+
+
+class Walkers(Work):
+    """Unbiased dynamics; the production of every method of walkers.
+
+    Args:
+        task: what to sample.
+        settings, noise, overrides: as in `Work`.
+    """
+
+    name = "md"
+    Settings = MDSettings
+
+    def __init__(self, task: Task, settings: Any = None, noise: Noise | None = None, **overrides: Any):
+        self.task = task
+        super().__init__(settings, noise, **overrides)
+
+    def _begin(self) -> None:
+        s, task = self.settings, self.task
+        self.grid = task.grid(s.grid)
+        self.regions = task.regions(self.grid)
+        self.p = task.start(self.noise, s.walkers, everywhere=self.name != "md")
+        self.rows = 0  # behind every walker
+        self.bias: Hills | None = None
+        self.histogram = Histogram.empty(self.grid, task.kT, s.walkers)
+        self.history: list[list[float]] = []  # evaluations, then value and half interval of each difference
+        self.snapshots: list[Tensor] = []
+        self.lost = 0  # walkers that diverged
+        self._written: dict[str, str] = {}
+        self.frame = task.rows(s.frame, "frame")
+        self.record = self.frame * max(1, task.rows(s.record, "record") // self.frame)
+        settle, counted = (-(-task.rows(t, "production") // self.record) for t in (s.settle, s.production))  # units
+        self.built = 0
+        self.settled = settle
+        self.total = settle + max(s.snapshots, counted)
+
+    # ---------------------------------------------------------------- units
+
+    def _advance(self) -> dict[str, Any]:
+        self._written = {}
+        before = self.p, self.rows, self.bias
+        try:
+            metrics = self._build() if self.k < self.built else self._produce()
+        except Abandoned:
+            self.p, self.rows, self.bias = before
+            raise
+        self.k += 1
+        return {"ps": self.rows * self.task.timestep, "lost": self.lost, **metrics}
+
+    def _build(self) -> dict[str, Any]:
+        raise NotImplementedError  # nothing to build
+
+    def _carry(self, rows: int, save: int) -> Path:
+        """All walkers on by so many rows under the bias as it is, every `save`-th frame kept."""
+        task, n = self.task, len(self.p)
+        dyn = task.dynamics(task.energy if self.bias is None else task.energy + self.bias)
+        parts, longest = [], max(1, PIECE // (n * save)) * save
+        for done in range(0, rows, longest):
+            times = [k * task.timestep for k in range(min(longest, rows - done) + 1)]
+            parts.append(rollout(dyn, task.integrator, self.p, times, noise=self.noise, save=save, first=self.rows))
+            self.p, self.rows = parts[-1].final, self.rows + len(times) - 1
+            self.evaluations += n * (len(times) - 1)
+            self._check()
+        self.lost = int((self.p.status == Status.DIVERGED).sum())
+        return end_to_end(parts)
+
+    def _produce(self) -> dict[str, Any]:
+        """A record's time under the frozen bias."""
+        path = self._carry(self.record, self.frame)
+        s = self.task.values(path.x[1:]).double()
+        logw = self._log_weights(s)
+        if self.k >= self.settled:
+            self.histogram = self.histogram.add(s, logw)
+            self._note_differences()
+            if len(self.snapshots) < self._due():
+                self.snapshots.append(path.x[-1].clone())
+        self._write_colvar(s[-1], logw[-1])
+        return {"ess": self.histogram.ess, "note": self._word("production", self.built, self.total)}
+
+    def _due(self) -> int:
+        """Snapshots that should be there after this unit."""
+        return (self.k + 1 - self.settled) * self.settings.snapshots // (self.total - self.settled)
+
+    def _word(self, phase: str, first: int, end: int) -> str:
+        return f"{phase} {self.k + 1 - first}/{end - first}"
+
+    def _log_weights(self, s: Float[Tensor, "T n k"]) -> Float[Tensor, "T n"]:
+        """V(s)/kT less its largest value at a node; -inf for a walker that has diverged."""
+        if self.bias is None:
+            logw = torch.zeros(s.shape[:2], dtype=torch.float64)
+        else:
+            V = self.bias.at(s.reshape(-1, s.shape[-1])).view(s.shape[:2])
+            logw = (V - float(self.bias.values.max())) / self.task.kT
+        return logw.masked_fill(self.p.status == Status.DIVERGED, -torch.inf)
+
+    # ---------------------------------------------------------------- results
+
+    def differences(self) -> dict[str, Any]:
+        """F_B - F_A from the first state to every other one, as estimates in kJ/mol."""
+        first, *others = self.regions
+        return {
+            f"dF:{first}->{other}": self.histogram.difference(self.regions[first], self.regions[other])
+            for other in others
+        }
+
+    def _note_differences(self) -> None:
+        found = self.differences().values()
+        self.history.append([float(self.evaluations), *(a for e in found for a in (e.value, *e.interval))])
+
+    # ---------------------------------------------------------------- files and checkpoints
+
+    def lines(self) -> dict[str, str]:
+        """What the last unit adds to HILLS and COLVAR."""
+        return self._written
+
+    def _write_colvar(self, s: Float[Tensor, "n k"], logw: Float[Tensor, " n"]) -> None:
+        """One line a walker: time, walker, CVs, bias in kJ/mol (0 at its largest node)."""
+        walker = torch.arange(len(s), dtype=torch.float64)
+        time = torch.full_like(walker, self.rows * self.task.timestep)
+        text = plumed.rows(*(c.numpy() for c in (time, walker, *s.unbind(1), self.task.kT * logw)))
+        self._written["COLVAR"] = self._headed("COLVAR", ["time", "walker", *self.grid.names, "bias"]) + text
+
+    def _headed(self, file: str, fields: list[str]) -> str:
+        """The header of a file, where this unit is the first that writes to it."""
+        first = {"HILLS": 0, "COLVAR": self.built}[file]
+        return plumed.header(fields, self.grid) if self.k == first else ""
+
+    def _state(self) -> dict[str, Tensor]:
+        flat = {
+            "rows": torch.tensor(self.rows),
+            "weight": self.histogram.weight,
+            "sums": torch.tensor([self.histogram.square, self.histogram.count], dtype=torch.float64),
+            "history": torch.tensor(self.history, dtype=torch.float64),
+        }
+        if self.bias is not None:
+            flat["bias"] = torch.from_numpy(self.bias.values)
+        flat |= {f"snapshot{i}": x for i, x in enumerate(self.snapshots)}
+        return flat | flatten_state("walkers", self.p.to_tensors())
+
+    def _load(self, state: dict[str, Tensor]) -> None:
+        self.rows = int(state["rows"])
+        square, count = state["sums"].tolist()
+        self.histogram = Histogram(self.grid, self.task.kT, state["weight"], square, int(count))
+        self.history = state["history"].tolist()
+        if self.bias is not None:
+            self.bias = self.bias.valued(state["bias"].numpy())
+        self.snapshots = []
+        while (name := f"snapshot{len(self.snapshots)}") in state:
+            self.snapshots.append(state[name])
+        self.p = Particles.from_tensors(with_prefix("walkers", state))
+        self.lost = int((self.p.status == Status.DIVERGED).sum())
+
+
+class Metadynamics(Walkers):
+    """Well-tempered metadynamics with a production under the frozen bias; arguments as in `Walkers`."""
+
+    name = "metadynamics"
+    Settings = MetadynamicsSettings
+
+    def _begin(self) -> None:
+        super()._begin()
+        s, task = self.settings, self.task
+        width = s.width or tuple((hi - lo) / 20 for lo, hi in self.grid.ranges)
+        self.bias = flat(task.cvs, self.grid, task.system.event, Kernel(s.height, tuple(width), s.factor, task.kT))
+        self.stride = task.rows(s.stride, "stride")
+        self.built = -(-task.rows(s.build, "build") // (self.stride * UNIT))
+        self.settled, self.total = self.settled + self.built, self.total + self.built
+
+    bias: Hills
+
+    def _build(self) -> dict[str, Any]:
+        """A unit of batches of hills."""
+        text = []
+        for _ in range(UNIT):
+            path = self._carry(self.stride, self.stride)
+            s = self.task.values(path.final.x).double()
+            s = s.masked_fill((path.final.status == Status.DIVERGED)[:, None], torch.nan)
+            self.bias, heights = self.bias.deposit(s)
+            text.append(self._hills(s, heights))
+        names = self.grid.names
+        fields = ["time", *names, *(f"sigma_{name}" for name in names), "height", "biasf"]
+        self._written["HILLS"] = self._headed("HILLS", fields) + "".join(text)
+        return {"note": self._word("build", 0, self.built), "height": float(heights.sum())}
+
+    def _hills(self, s: Float[Tensor, "n k"], heights: Float[Tensor, " n"]) -> str:
+        """A line a hill, heights scaled as PLUMED has them (see `plumed`)."""
+        kernel, put = self.bias.kernel, heights > 0
+        n, scale = int(put.sum()), self.bias.scale
+        time = torch.full((n,), self.rows * self.task.timestep, dtype=torch.float64)
+        widths = [torch.full_like(time, w) for w in kernel.width]
+        columns = [time, *s[put].unbind(1), *widths, scale * heights[put], torch.full_like(time, kernel.factor)]
+        return plumed.rows(*(c.numpy() for c in columns))

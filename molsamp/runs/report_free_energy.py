@@ -1,0 +1,83 @@
+"""What the report of `molsamp free-energy` shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from molsamp.runs import figures_free_energy as figures
+from molsamp.runs.page import Page, grouped, panel, player
+from molsamp.runs.reading import Finished
+from molsamp.runs.summary import interval
+
+WORDS = {
+    "metadynamics": (
+        "Walkers that shared one growing bias filled the basins; then the bias was frozen, and every frame since "
+        "counts with weight exp(V/kT). That is an ordinary average under a known bias: it holds whether or not the "
+        "hills had converged, as long as the walkers cross between the basins. The intervals come from the scatter of "
+        "the walkers, which are independent of each other."
+    ),
+    "md": (
+        "Plain dynamics: the free energy is that of the histogram of what the walkers visited, all of them from one "
+        "state. What they never visited is left blank, and a basin that only a few of them reached has no free energy "
+        "here. The intervals come from the scatter of the walkers."
+    ),
+}
+
+
+def page(run: Finished) -> Page:
+    """The differences with their intervals, the surface, its profiles, how they came about, how they look."""
+    r, results = run.result, run.result["results"]
+    differences = [name for name in results if name.startswith("dF:")]
+    tiles = {name: _interval(name, results[name]) for name in differences[:3]}
+    tiles |= {name: words for name, words in _beside(results).items() if name in results}
+    cost = f"{grouped(r['energy_evaluations'])} energy evaluations, {grouped(round(r['cpu_seconds']))} CPU seconds"
+    return Page(
+        eyebrow="free energy",
+        heading=f"{run.states.get('title') or r['system']}: free energy of {' and '.join(_symbols(run))}",
+        lead=f"{r['method']}, seed {r['seed']}; {cost}.",
+        tiles=tiles,
+        question="What these free energies are",
+        words=WORDS[r["method"]],
+        left=[
+            panel(
+                "Free energy",
+                figures.surface(run),
+                "Above the lowest point. Circles: the states; blank: never visited.",
+                "there is one collective variable; see its profile",
+            ),
+            panel(
+                "Towards the result",
+                figures.convergence(run),
+                "Differences from all samples so far, with 95 % intervals.",
+                "no difference could be told",
+            ),
+            panel(
+                "Weights",
+                figures.weights(run),
+                "How much the samples count: far from even means few effective samples.",
+                "every sample counts the same",
+            ),
+        ],
+        right=[
+            panel(
+                "Profiles",
+                figures.profiles(run),
+                "Each variable alone, the other averaged over. Band: 95 %; dashed: by the bias.",
+                "no samples",
+            ),
+            player(run),
+        ],
+    )
+
+
+def _interval(name: str, number: dict[str, Any]) -> str:
+    return f"95 %: {interval(name, number)}" if number["value"] is not None else "too few crossings to tell"
+
+
+def _beside(results: dict[str, Any]) -> dict[str, str]:
+    n = results.get("ess", {}).get("n", 0)
+    return {"ess": f"of {grouped(n)}, correlations not counted", "disagreement": "below 10 kT"}
+
+
+def _symbols(run: Finished) -> list[str]:
+    return [{"phi": "φ", "psi": "ψ"}.get(name, name) for name in run.states.get("axes", [])]

@@ -1,0 +1,87 @@
+"""`molsamp free-energy` end to end on the double well: files, refusals, kill -9 and resume to the same bytes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from molsamp.runs import cli
+
+SMALL = {
+    "walkers": "8", "build": "1.6", "stride": "0.04", "height": "0.05", "width": "[0.2]", "settle": "0.4",
+    "production": "1.6", "frame": "0.04", "record": "0.4", "snapshots": "2", "grid.nodes": "40",
+    "grid.ranges": "[[-1.75, 1.75]]",
+}  # fmt: skip
+SETS = [part for key, value in SMALL.items() for part in ("--set", f"metadynamics.{key}={value}")]
+SAME = ("fes.dat", "HILLS", "COLVAR", "metrics.jsonl", "config.toml", "figures/profiles.csv")
+
+
+def molsamp(*arguments) -> int:
+    sys.argv = ["molsamp", *map(str, arguments)]
+    with pytest.raises(SystemExit) as leaving:
+        cli.main()
+    return leaving.value.code
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "r"
+    assert molsamp("free-energy", "double-well", "--cvs", "x", "--out", folder, "--quiet", *SETS) == 0
+    return folder
+
+
+def test_a_run_folder_is_whole(finished):
+    result = json.loads((finished / "result.json").read_text())
+    assert result["verb"] == "free-energy" and result["engine"] == "analytic"
+    assert {"dF:left->right", "ess", "ess_share", "disagreement"} <= set(result["results"])
+    for file in (*SAME, "report.html", "figures/profiles.svg", "figures/weights.svg"):
+        assert (finished / file).stat().st_size > 0, file
+    page = (finished / "report.html").read_text()
+    assert "What these free energies are" in page and "Profiles" in page
+
+
+def test_killed_at_any_moment_it_resumes_to_the_same_bytes(finished, tmp_path):
+    """Kill -9 as soon as HILLS has grown, and again later; the last line of HILLS is torn by hand as well."""
+    folder, command = tmp_path / "r", [sys.executable, "-c", "from molsamp.runs.cli import main; main()"]
+    first = [*command, "free-energy", "double-well", "--cvs", "x", "--out", str(folder), "--quiet", *SETS]
+    again = [*command, "free-energy", "--out", str(folder), "--resume", "--quiet"]
+    for arguments, file in ((first, "HILLS"), (again, "COLVAR")):
+        process = subprocess.Popen(arguments)
+        deadline = time.monotonic() + 60
+        while not (folder / file).exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait(10)
+    with (folder / "HILLS").open("a") as f:
+        f.write(" 1.0 0.3")
+    assert molsamp("free-energy", "--out", folder, "--resume", "--quiet") == 0
+    for name in SAME:
+        assert (folder / name).read_bytes() == (finished / name).read_bytes(), name
+    ours, theirs = (json.loads((f / "result.json").read_text())["results"] for f in (folder, finished))
+    assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["double-well", "--method", "metadynamic"], "did you mean 'metadynamics'"),
+        (["double-well", "--cvs", "z"], "no CV 'z'"),
+        (["double-well", "--cvs", "x"], "CV 'x' has no period and needs a range"),
+        (["double-well", "--cvs", "x", *SETS, "--set", "heigth=1"], "did you mean 'height'"),
+        (["double-well", "--cvs", "x", *SETS, "--set", "factor=1"], "factor"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(tmp_path, capsys, arguments, message):
+    assert molsamp("free-energy", *arguments, "--out", tmp_path / "r", "--quiet") == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1 and not (tmp_path / "r").exists()
+
+
+def test_settings_of_another_verb_are_refused(finished, tmp_path, capsys):
+    assert molsamp("paths", "--config", finished / "config.toml", "--out", tmp_path / "r") == 2
+    assert "these are not settings of `molsamp paths`" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
