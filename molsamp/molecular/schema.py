@@ -306,6 +306,12 @@ torsion = [6, 8, 14, 16]       # also: angle = [i, j, k], distance = [i, j]
 # [cvs.contacts]               # a PLUMED action: atoms 1-based, nm and rad, no label; COMBINE may name the CVs above it
 # plumed = "COORDINATION GROUPA=5-8 GROUPB=15,17 R_0=0.3 NN=6 MM=12"
 
+# What belongs together in a free energy: ranges of CVs, periodic ones may wrap. Without any: the discs of the states.
+[regions.left]
+phi = [2.0, 6.2832]
+[regions.right]
+phi = [0.0, 2.0]
+
 [settings]
 kind = "underdamped"
 temperature = 300
