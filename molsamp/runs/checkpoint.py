@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 KEEP = 2
 
 
+class Outdated(ValueError):
+    """A checkpoint is whole, but of a version that wrote another form."""
+
+
 @dataclass(frozen=True)
 class Generation:
     """One valid checkpoint on disk: its tensor file and the fields of its manifest."""
@@ -76,7 +80,11 @@ def write(folder: Path, state: Mapping[str, Value], **manifest: float | dict[str
 
 
 def newest(folder: Path) -> tuple[Generation | None, list[str]]:
-    """Find the newest valid generation; remove torn newer ones and say what was wrong with each."""
+    """Find the newest valid generation; remove torn newer ones and say what was wrong with each.
+
+    Raises:
+        Outdated: the newest is of an older molsamp.
+    """
     torn: list[str] = []
     names = {path.stem for path in folder.glob("state-*") if path.suffix in (".json", ".safetensors")}
     for name in sorted(names, reverse=True):
@@ -118,8 +126,12 @@ def _read(manifest: Path) -> tuple[Generation | None, str]:
         entry = json.loads(manifest.read_text(encoding="utf-8"))
         if file.stat().st_size != entry["bytes"] or _sha256(file) != entry["sha256"]:
             return None, f"{file.name} does not agree with its checksum"
+        if "metrics_lines" in entry:
+            raise Outdated(f"{manifest}: is a checkpoint of an older molsamp; resume with that one, or start a new run")
         numbers = (entry["grown"], entry["cpu_seconds"], entry["wall_seconds"])
         return Generation(file, entry["k"], *numbers), ""
+    except Outdated:
+        raise
     except FileNotFoundError as error:
         return None, f"{Path(error.filename).name} is missing"
     except (ValueError, KeyError, TypeError):

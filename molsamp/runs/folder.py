@@ -93,6 +93,9 @@ class Run:
         """Return the newest valid state, or None when there is none, and cut the files that grow back to it.
 
         A torn newest generation costs one warning, also in log.txt, and is removed; the one before is used.
+
+        Raises:
+            ValueError: a file that grows has lost lines, or the checkpoint is of an older molsamp; nothing is touched.
         """
         generation, torn = checkpoint.newest(self._checkpoints)
         if torn:
@@ -174,14 +177,21 @@ class Run:
         """Cut the files that grow to the sizes they had.
 
         A line that a crash tore lies behind the checkpoint, as do the whole lines that are about to be written again.
+
+        Raises:
+            ValueError: a file is shorter than it was at the checkpoint; nothing has been touched then.
         """
-        for name in GROWING:
-            file, size = self.folder / name, grown.get(name, 0)
-            if not file.exists():
-                continue
-            if not file.read_bytes()[size:].endswith(b"\n") and file.stat().st_size > size:
-                self.note(f"{name}: its last line was torn; it is cut back to {size} bytes and goes on from there")
-            os.truncate(file, size)
+        found = {name: self.folder / name for name in {*GROWING, *grown} if (self.folder / name).exists()}
+        for name, size in grown.items():
+            if (here := found[name].stat().st_size if name in found else 0) < size:
+                raise ValueError(f"{self.folder / name}: has {here} bytes, its checkpoint knows {size}; put it back")
+        for name, file in sorted(found.items()):
+            beyond = file.read_bytes()[grown.get(name, 0) :]
+            if beyond and not beyond.endswith(b"\n"):
+                text = f"{file}: its last line was torn; it is cut back to {grown.get(name, 0)} bytes and goes on there"
+                self.note(text)
+                warnings.warn(text, stacklevel=3)
+            os.truncate(file, grown.get(name, 0))
         self._grown = dict(grown)
 
 

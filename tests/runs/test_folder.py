@@ -101,7 +101,7 @@ def test_files_that_grow_are_cut_back_and_go_on(tmp_path):
         run.append("COLVAR", "a\n")
     with (tmp_path / "r" / "HILLS").open("a") as f:
         f.write("4, torn")
-    with Run(tmp_path / "r", resume=True) as run:
+    with Run(tmp_path / "r", resume=True) as run, pytest.warns(UserWarning, match="HILLS: its last line was torn"):
         assert run.resume() is not None
         run.append("HILLS", "3\n4\n")
         run.append("COLVAR", "a\n")
@@ -110,6 +110,31 @@ def test_files_that_grow_are_cut_back_and_go_on(tmp_path):
     assert (tmp_path / "r" / "COLVAR").read_text() == "a\n"
     log = (tmp_path / "r" / "log.txt").read_text()
     assert log.count("torn") == 1 and "HILLS: its last line was torn; it is cut back to 4 bytes" in log
+
+
+@pytest.mark.parametrize("left", ["", "1\n", None])
+def test_a_file_that_lost_lines_is_not_padded(tmp_path, left):
+    with Run(tmp_path / "r") as run:
+        run.append("HILLS", "1\n2\n")
+        run.log({"k": 0})
+        run.save(state(1))
+        run.log({"k": 1})
+    hills, metrics = tmp_path / "r" / "HILLS", tmp_path / "r" / "metrics.jsonl"
+    before = metrics.read_bytes()
+    hills.unlink() if left is None else hills.write_text(left)
+    with Run(tmp_path / "r", resume=True) as run, pytest.raises(ValueError, match=r"HILLS: has . bytes, its checkpoint"):
+        run.resume()
+    assert metrics.read_bytes() == before and (hills.read_text() if hills.exists() else None) == left
+
+
+def test_a_checkpoint_of_an_older_version_is_refused_and_kept(tmp_path):
+    with Run(tmp_path / "r") as run:
+        run.save(state(1))
+    (manifest,) = (tmp_path / "r" / "checkpoints").glob("*.json")
+    manifest.write_text(manifest.read_text().replace('"grown": {}', '"metrics_lines": 0'))
+    with Run(tmp_path / "r", resume=True) as run, pytest.raises(ValueError, match="checkpoint of an older molsamp"):
+        run.resume()
+    assert len(list((tmp_path / "r" / "checkpoints").iterdir())) == 2
 
 
 def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
