@@ -122,7 +122,8 @@ def test_a_file_that_lost_lines_is_not_padded(tmp_path, left):
     hills, metrics = tmp_path / "r" / "HILLS", tmp_path / "r" / "metrics.jsonl"
     before = metrics.read_bytes()
     hills.unlink() if left is None else hills.write_text(left)
-    with Run(tmp_path / "r", resume=True) as run, pytest.raises(ValueError, match=r"HILLS: has . bytes, its checkpoint"):
+    refused = pytest.raises(ValueError, match=r"HILLS: has . bytes, its checkpoint")
+    with Run(tmp_path / "r", resume=True) as run, refused:
         run.resume()
     assert metrics.read_bytes() == before and (hills.read_text() if hills.exists() else None) == left
 
