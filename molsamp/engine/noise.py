@@ -108,6 +108,24 @@ class Noise:
         return out[0] if isinstance(step, int) else out
 
 
+class Centred:
+    """Noise whose vectors over atoms sum to zero: standard normal in the subspace that moves no centre.
+
+    Args:
+        noise: what is projected.
+    """
+
+    def __init__(self, noise: Noise):
+        self.noise = noise
+
+    def normal(
+        self, step: Steps, ids: Int[Tensor, " n"], shape: tuple[int, ...], dtype: torch.dtype = torch.float64
+    ) -> Float[Tensor, "... n *shape"]:
+        """As `Noise.normal`, less the mean over the second last axis."""
+        z = self.noise.normal(step, ids, shape, dtype)
+        return z - z.mean(-2, keepdim=True)
+
+
 class Tape:
     """Given noise in place of drawn noise, for chains that move in the space of the noise itself.
 

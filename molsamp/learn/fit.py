@@ -25,6 +25,7 @@ def fit(
     *,
     steps: int,
     clip: float = 1.0,
+    each: Callable[[], None] | None = None,
 ) -> FitResult:
     """Take `steps` gradient steps of `objective` on batches from `draw`.
 
@@ -34,6 +35,7 @@ def fit(
         optimiser: keeps its moments between calls; each of its parameter groups is clipped to norm `clip`.
         steps: gradient steps.
         clip: largest gradient norm of a group.
+        each: called after every step that was taken (averages of parameters).
 
     Returns:
         `FitResult`; a step whose loss or gradient is not finite is skipped and counted.
@@ -49,6 +51,8 @@ def fit(
             skipped += 1
             continue
         optimiser.step()
+        if each is not None:
+            each()
         total += float(loss.detach())
     taken = steps - skipped
     return FitResult(total / taken if taken else math.nan, norm, skipped)

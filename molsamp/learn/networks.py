@@ -63,3 +63,17 @@ def flatten_state(prefix: str, state: dict) -> dict[str, Tensor]:
 def with_prefix(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The inverse selection: entries under `prefix.`, the prefix removed."""
     return {k.removeprefix(prefix + "."): v for k, v in state.items() if k.startswith(prefix + ".")}
+
+
+def optimiser_state(prefix: str, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The moments of an optimiser under dotted keys, for a checkpoint."""
+    return flatten_state(prefix, optimiser.state_dict()["state"])
+
+
+def load_optimiser(prefix: str, optimiser: torch.optim.Optimizer, state: dict[str, Tensor]) -> None:
+    """The inverse of `optimiser_state`; rates and other settings stay as they are."""
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, value in with_prefix(prefix, state).items():
+        index, name = key.split(".")
+        moments.setdefault(int(index), {})[name] = value
+    optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})

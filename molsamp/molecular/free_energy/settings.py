@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field
@@ -65,7 +65,129 @@ class MetadynamicsSettings(MDSettings):
     factor: float = Field(default=10.0, gt=1)
 
 
-METHODS: dict[str, type[pydantic.BaseModel]] = {"metadynamics": MetadynamicsSettings, "md": MDSettings}
+class ProcessSettings(Strict):
+    """The clock of a diffusion sampler: at which noise levels it steps and learns (see `engine.bridges`).
+
+    Args:
+        kind: "ve" or "edm".
+        smin, smax: of the base process, in units of x (nm for molecules).
+        rho: of "edm".
+    """
+
+    kind: Literal["ve", "edm"] = "ve"
+    smin: float = Field(default=0.001, gt=0)
+    smax: float = Field(default=0.24, gt=0)
+    rho: float = Field(default=3.0, gt=0)
+
+
+class SourceSettings(Strict):
+    """Where a diffusion sampler starts.
+
+    Args:
+        kind: "point" (0), "gaussian", or "harmonic" (bonded atoms together).
+        width: standard deviation of a coordinate, or of a bond's, in units of x.
+    """
+
+    kind: Literal["point", "gaussian", "harmonic"] = "gaussian"
+    width: float = Field(default=0.1, gt=0)
+
+
+class NetworkSettings(Strict):
+    """The networks of a diffusion sampler.
+
+    Args:
+        kind: "pairs", "painn" or "e3nn"; toys have a plain one.
+        widths: of hidden layers, or channels of layers.
+    """
+
+    kind: Literal["pairs", "painn", "e3nn"] = "pairs"
+    widths: tuple[Annotated[int, Field(gt=0)], ...] | None = None
+
+
+class DiffusionSettings(MDSettings):
+    """What all diffusion samplers have.
+
+    Args:
+        walkers: samples of the production, each a walker.
+        steps: network calls of a sample.
+        order: of the integrator, 1 or 2.
+        warm: ps of dynamics of each of 64 walkers that the denoiser is warmed up with.
+        warm_steps: gradient steps on it.
+        epochs: of sampling and learning.
+        samples: of an epoch.
+        gradient_steps, batch: of an epoch.
+        buffer: newest samples that are learnt from.
+        learning_rate: at first.
+        decay: share of it that is left at the end.
+        average: decay of the running mean of the parameters that samples are drawn with.
+        blend: b of the blend of targets, in units of x (see `learn.adjoint`); none: adjoint matching alone.
+        turn: rad, the width along torsions in that blend; none: torsions are blended as all the rest.
+        relax: ps of dynamics that a sample is relaxed by; none: no relaxation.
+        relax_friction: 1/ps, of that dynamics.
+        clip: longest gradient of an atom's E/kT, in 1 / units of x; none: as they are.
+        frozen: share of the epochs, the last ones, that add no hills.
+        process, source, network: see their tables.
+    """
+
+    walkers: int = Field(default=2048, ge=2)
+    settle: Positive = 2.0
+    production: Positive = 10.0
+    record: Positive = 2.0
+    snapshots: int = Field(default=1, ge=1)
+    steps: int = Field(default=50, ge=2)
+    order: Literal[1, 2] = 2
+    warm: Positive = 20.0
+    warm_steps: int = Field(default=3000, ge=0)
+    epochs: int = Field(default=150, ge=1)
+    samples: int = Field(default=1024, ge=1)
+    gradient_steps: int = Field(default=100, ge=1)
+    batch: int = Field(default=512, ge=1)
+    buffer: int = Field(default=8192, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    decay: float = Field(default=0.05, gt=0, le=1)
+    average: float = Field(default=0.995, ge=0, lt=1)
+    blend: Annotated[float, Field(gt=0)] | None = 0.005
+    turn: Annotated[float, Field(gt=0)] | None = 0.3
+    relax: Positive | None = 0.1
+    relax_friction: float = Field(default=20.0, gt=0)
+    clip: Annotated[float, Field(gt=0)] | None = 1000.0
+    frozen: float = Field(default=0.1, ge=0, le=1)
+    process: ProcessSettings = ProcessSettings()
+    source: SourceSettings = SourceSettings()
+    network: NetworkSettings = NetworkSettings()
+
+
+class ASSettings(DiffusionSettings):
+    """Adjoint sampling: a source at one point."""
+
+    source: SourceSettings = SourceSettings(kind="point")
+
+
+class ASBSSettings(DiffusionSettings):
+    """The adjoint Schroedinger bridge sampler."""
+
+
+class WTASBSSettings(ASBSSettings):
+    """ASBS with hills.
+
+    Args:
+        height: of the hills of an epoch together, kJ/mol.
+        width: of the hills along each CV; by default a twentieth of its range.
+        factor: gamma.
+    """
+
+    height: float = Field(default=20.0, ge=0)
+    width: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    factor: float = Field(default=10.0, gt=1)
+
+
+METHODS: dict[str, type[pydantic.BaseModel]] = {
+    "metadynamics": MetadynamicsSettings,
+    "md": MDSettings,
+    "as": ASSettings,
+    "asbs": ASBSSettings,
+    "wt-asbs": WTASBSSettings,
+}
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "demo": {},

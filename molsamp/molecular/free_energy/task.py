@@ -77,11 +77,11 @@ class Task:
         """LangevinMiddle, or Euler-Maruyama where the dynamics is overdamped."""
         return EulerMaruyama() if self.system.masses is None else LangevinMiddle()
 
-    def dynamics(self, energy: Energy) -> Overdamped | Underdamped:
-        """The system's dynamics under an energy, which is its own with a bias or without."""
+    def dynamics(self, energy: Energy, friction: float | None = None) -> Overdamped | Underdamped:
+        """The system's dynamics under an energy, which is its own with a bias or without; friction in 1/ps."""
         if self.system.masses is None:
             return Overdamped(energy, self.kT)
-        friction = self.system.settings.friction
+        friction = self.system.settings.friction if friction is None else friction
         assert friction is not None  # schema.Settings: underdamped systems have one
         return Underdamped(energy, self.system.masses[:, None], self.kT, friction)
 
@@ -100,10 +100,14 @@ class Task:
         """n walkers with thermal velocities in the minima of all states in turn, or in the start state alone."""
         ids, states, start = torch.arange(n), self.system.states, self.system.settings.start
         minima = torch.stack([s.x for s in (states.values() if everywhere else [states[start]])]).to(self.dtype)
-        x, dyn = minima[ids % len(minima)], self.dynamics(self.energy)
+        return self.thermal(minima[ids % len(minima)], noise.child("velocities"))
+
+    def thermal(self, x: Float[Tensor, "n *event"], noise: Noise, step: int = 0) -> Particles:
+        """Walkers at x with velocities drawn from Maxwell-Boltzmann, where there are any."""
+        dyn = self.dynamics(self.energy)
         if not isinstance(dyn, Underdamped):
             return Particles.at(x)
-        z = noise.child("velocities").normal(0, ids, self.system.event, self.dtype)
+        z = noise.normal(step, torch.arange(len(x)), self.system.event, self.dtype)
         return Particles.at(x, z * dyn.thermal_speed().to(z))
 
     def grid(self, settings: GridSettings) -> Grid:

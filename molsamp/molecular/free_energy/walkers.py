@@ -31,7 +31,13 @@ from molsamp.molecular.paths.free import end_to_end
 from molsamp.molecular.work import Work
 
 UNIT = 20  # batches of hills in a unit of work
+BLOCKS = 64  # of walkers, at most
 PIECE = 1 << 20  # evaluations between two looks at whether to stop
+
+
+def blocks(walkers: int) -> int:
+    """Groups of independent walkers that errors are taken from: all, or as many as divide them and are at most 64."""
+    return max(b for b in range(1, BLOCKS + 1) if walkers % b == 0)
 
 
 class Walkers(Work):
@@ -44,6 +50,7 @@ class Walkers(Work):
 
     name = "md"
     Settings = MDSettings
+    first_hills = 0  # the unit that begins HILLS
 
     def __init__(self, task: Task, settings: Any = None, noise: Noise | None = None, **overrides: Any):
         self.task = task
@@ -56,7 +63,7 @@ class Walkers(Work):
         self.p = task.start(self.noise, s.walkers, everywhere=self.name != "md")
         self.rows = 0  # behind every walker
         self.bias: Hills | None = None
-        self.histogram = Histogram.empty(self.grid, task.kT, s.walkers)
+        self.histogram = Histogram.empty(self.grid, task.kT, blocks(s.walkers))
         self.history: list[list[float]] = []  # evaluations, then value and half interval of each difference
         self.snapshots: list[Tensor] = []
         self.lost = 0  # walkers that diverged
@@ -104,12 +111,18 @@ class Walkers(Work):
         s = self.task.values(path.x[1:]).double()
         logw = self._log_weights(s)
         if self.k >= self.settled:
-            self.histogram = self.histogram.add(s, logw)
+            self._count(s, logw)
             self._note_differences()
             if len(self.snapshots) < self._due():
                 self.snapshots.append(path.x[-1].clone())
         self._write_colvar(s[-1], logw[-1])
         return {"ess": self.histogram.ess, "note": self._word("production", self.built, self.total)}
+
+    def _count(self, s: Float[Tensor, "T n k"], logw: Float[Tensor, "T n"]) -> None:
+        """Walkers in groups, as many as the histogram has blocks."""
+        blocks = len(self.histogram.weight)
+        s, logw = s.view(-1, blocks, s.shape[-1]), logw.reshape(-1, blocks)
+        self.histogram = self.histogram.add(s, logw)
 
     def _due(self) -> int:
         """Snapshots that should be there after this unit."""
@@ -154,9 +167,24 @@ class Walkers(Work):
         text = plumed.rows(*(c.numpy() for c in (time, walker, *s.unbind(1), self.task.kT * logw)))
         self._written["COLVAR"] = self._headed("COLVAR", ["time", "walker", *self.grid.names, "bias"]) + text
 
+    def _write_hills(self, text: str) -> None:
+        names = self.grid.names
+        fields = ["time", *names, *(f"sigma_{name}" for name in names), "height", "biasf"]
+        self._written["HILLS"] = self._headed("HILLS", fields) + text
+
+    def _hills(self, s: Float[Tensor, "n k"], heights: Float[Tensor, " n"]) -> str:
+        """A line a hill, heights scaled as PLUMED has them (see `plumed`)."""
+        assert self.bias is not None
+        kernel, put = self.bias.kernel, heights > 0
+        n, scale = int(put.sum()), self.bias.scale
+        time = torch.full((n,), self.rows * self.task.timestep, dtype=torch.float64)
+        widths = [torch.full_like(time, w) for w in kernel.width]
+        columns = [time, *s[put].unbind(1), *widths, scale * heights[put], torch.full_like(time, kernel.factor)]
+        return plumed.rows(*(c.numpy() for c in columns))
+
     def _headed(self, file: str, fields: list[str]) -> str:
         """The header of a file, where this unit is the first that writes to it."""
-        first = {"HILLS": 0, "COLVAR": self.built}[file]
+        first = {"HILLS": self.first_hills, "COLVAR": self.built}[file]
         return plumed.header(fields, self.grid) if self.k == first else ""
 
     def _state(self) -> dict[str, Tensor]:
@@ -211,16 +239,5 @@ class Metadynamics(Walkers):
             s = s.masked_fill((path.final.status == Status.DIVERGED)[:, None], torch.nan)
             self.bias, heights = self.bias.deposit(s)
             text.append(self._hills(s, heights))
-        names = self.grid.names
-        fields = ["time", *names, *(f"sigma_{name}" for name in names), "height", "biasf"]
-        self._written["HILLS"] = self._headed("HILLS", fields) + "".join(text)
+        self._write_hills("".join(text))
         return {"note": self._word("build", 0, self.built), "height": float(heights.sum())}
-
-    def _hills(self, s: Float[Tensor, "n k"], heights: Float[Tensor, " n"]) -> str:
-        """A line a hill, heights scaled as PLUMED has them (see `plumed`)."""
-        kernel, put = self.bias.kernel, heights > 0
-        n, scale = int(put.sum()), self.bias.scale
-        time = torch.full((n,), self.rows * self.task.timestep, dtype=torch.float64)
-        widths = [torch.full_like(time, w) for w in kernel.width]
-        columns = [time, *s[put].unbind(1), *widths, scale * heights[put], torch.full_like(time, kernel.factor)]
-        return plumed.rows(*(c.numpy() for c in columns))

@@ -23,7 +23,7 @@ from molsamp.engine.rollout import rollout
 from molsamp.engine.state import Path, Status
 from molsamp.learn.buffer import Ring
 from molsamp.learn.fit import FitResult, fit
-from molsamp.learn.networks import flatten_state, with_prefix
+from molsamp.learn.networks import flatten_state, load_optimiser, optimiser_state, with_prefix
 from molsamp.learn.objectives import cross_entropy, log_variance, moderate, relative_entropy, trust_region_target
 from molsamp.molecular.paths.networks import build_control
 from molsamp.molecular.paths.paths import Paths
@@ -248,7 +248,7 @@ class LearnedPaths(Sampler):
             "scores": torch.tensor([s for s, _ in self.kept], dtype=torch.float64),
         }
         flat |= flatten_state("control", self.control.state_dict())
-        flat |= flatten_state("optimiser", self.optimiser.state_dict()["state"])
+        flat |= optimiser_state("optimiser", self.optimiser)
         flat |= flatten_state("ring", self.ring.state())
         for c, (_, weights) in enumerate(self.kept):
             flat |= flatten_state(f"kept{c}", weights)
@@ -257,11 +257,6 @@ class LearnedPaths(Sampler):
     def _load(self, state: dict[str, Tensor]) -> None:
         self.log_z.data.copy_(state["log_z"])
         self.control.load_state_dict(with_prefix("control", state))
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in with_prefix("optimiser", state).items():
-            index, name = key.split(".")
-            moments.setdefault(int(index), {})[name] = value
-        groups = self.optimiser.state_dict()["param_groups"]
-        self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
+        load_optimiser("optimiser", self.optimiser, state)
         self.ring.load(with_prefix("ring", state))
         self.kept = [(float(s), with_prefix(f"kept{c}", state)) for c, s in enumerate(state["scores"])]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from molsamp.molecular.cvs import Torsion
 from molsamp.molecular.geometry import flat
 from molsamp.molecular.paths.control import Control, Encoding
 from molsamp.molecular.paths.problem import Problem
+from molsamp.molecular.torsions import turning
 
 
 class TorsionTangents(Control):
@@ -36,7 +36,7 @@ class TorsionTangents(Control):
     def __init__(self, problem: Problem, network: nn.Module, scale: float = 0.3):
         super().__init__(problem, scale)
         self.problem, self.network = problem, network
-        self.torsions, sides = zip(*turning(problem), strict=True)
+        self.torsions, sides = zip(*turning(problem.system), strict=True)
         self.atoms, self.sides = np.array([cv.atoms for cv in self.torsions]), np.stack(sides)
         self.gate = 0.8 * problem.end.radius
 
@@ -83,50 +83,3 @@ class TorsionTangents(Control):
             flat(x), flat(v), self.atoms, self.sides, self.root_masses, self.problem.kT, s.numpy(), d.flatten(2).numpy()
         )
         return s, d
-
-
-def turning(problem: Problem) -> list[tuple[Torsion, Bool[np.ndarray, " A"]]]:
-    """Torsions about every bond that can turn, each with the atoms on the far side of its bond.
-
-    The system's torsion CVs come first, then the other bonds outside rings between heavy atoms that both have another
-    heavy neighbour.
-
-    Raises:
-        ValueError: for a toy, for a molecule with no such bond, or for a torsion CV whose central bond is in a ring.
-    """
-    topology, cvs = problem.system.topology, problem.system.cvs.values()
-    if topology is None:
-        raise ValueError(f"the torsion control needs a molecule; {problem.system.name} is a toy")
-    near: dict[int, list[int]] = {i: [] for i in range(problem.system.event[0])}
-    for one, other in topology.bonds():
-        near[one.index].append(other.index)
-        near[other.index].append(one.index)
-    heavy = set(problem.system.heavy.tolist())
-    found: dict[tuple[int, int], tuple[Torsion, np.ndarray]] = {}
-    for cv in (cv for cv in cvs if isinstance(cv, Torsion)):
-        b, c = cv.atoms[1:3]
-        if (side := _far_side(near, b, c)) is None:
-            raise ValueError(
-                f"{problem.system.name}: the central bond {b}-{c} of torsion {cv.names[0]!r} (0-based) lies in a ring"
-            )
-        found[min(b, c), max(b, c)] = cv, side
-    bonds = {(i, j) for i in heavy for j in near[i] if i < j and j in heavy} - found.keys()
-    for b, c in sorted(bonds):
-        before, after = sorted(heavy.intersection(near[b]) - {c}), sorted(heavy.intersection(near[c]) - {b})
-        if before and after and (side := _far_side(near, b, c)) is not None:
-            found[b, c] = Torsion((before[0], b, c, after[0])), side
-    if not found:
-        raise ValueError(f"{problem.system.name}: the torsion control needs a bond to turn about; there is none")
-    return list(found.values())
-
-
-def _far_side(near: dict[int, list[int]], b: int, c: int) -> np.ndarray | None:
-    """Which atoms are on c's side of bond b-c, (A,); None where the bond is in a ring."""
-    seen, front = {c}, [c]
-    while front:
-        new = set(near[front.pop()]) - seen - {b}
-        seen |= new
-        front += new
-    if any(b in near[k] for k in seen - {c}):
-        return None
-    return np.isin(np.arange(len(near)), list(seen))

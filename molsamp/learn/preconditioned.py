@@ -1,0 +1,51 @@
+"""A network as the prediction of the clean end at every noise level, scaled so that it always answers in order 1."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Field = Float[Tensor, "n *event"]
+WAVES = 8  # sines, and as many cosines, of the log of the noise
+
+
+class Preconditioned(nn.Module):
+    """D(x, s) = skip x + out F(x, s), with x = X_1 + s z in mind (Karras et al. 2022, table 1):
+
+        skip = d^2 / (d^2 + s^2),   out = s d / (d^2 + s^2)^(1/2)
+
+    Args:
+        F: (x, s, features of log s (n, 2 WAVES)) -> the shape of x; scales its own inputs.
+        size: d, the standard deviation of a coordinate of the data; a buffer, which may be measured later.
+        lowest, highest: noise levels between which the features turn.
+    """
+
+    size: Tensor
+
+    def __init__(self, F: nn.Module, size: float, lowest: float, highest: float):
+        super().__init__()
+        self.F, self.lowest, self.span = F, lowest, math.log(highest / lowest)
+        self.register_buffer("size", torch.tensor(size))
+
+    def forward(self, x: Field, s: Float[Tensor, " n"]) -> Field:
+        """The prediction of the end."""
+        skip, out = self._weights(x, s)
+        return skip * x + out * self._raw(x, s)
+
+    def loss(self, x: Field, s: Float[Tensor, " n"], target: Field) -> Tensor:
+        """Mean squared error of D against a target in units of `out`: every noise level counts alike."""
+        skip, out = self._weights(x, s)
+        return ((target - skip * x) / out - self._raw(x, s)).square().mean()
+
+    def _raw(self, x: Tensor, s: Tensor) -> Tensor:
+        place = torch.log(s.clamp(min=self.lowest) / self.lowest) / self.span
+        u = place[:, None] * torch.arange(1, WAVES + 1).to(s) * (0.5 * math.pi)
+        return self.F(x, s, torch.cat([u.sin(), u.cos()], 1))
+
+    def _weights(self, x: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        s = s.view(-1, *[1] * (x.dim() - 1))
+        total = self.size**2 + s**2
+        return self.size**2 / total, s * self.size / total.sqrt()
