@@ -66,7 +66,7 @@ class Surface:
 
 @dataclass(frozen=True)
 class Player:
-    """One path for the 3D view: a multi-model PDB text and its number of frames."""
+    """One path, or the structures of one region, for the 3D view: a multi-model PDB text and its number of frames."""
 
     name: str
     pdb: str
@@ -173,11 +173,14 @@ def _arrays(file: Path) -> dict[str, Array] | None:
 
 
 def _players(pdb: str) -> list[Player]:
-    """Part player.pdb into one multi-model text per chain identifier: chain A is the first path, and so on."""
+    """Part player.pdb into one multi-model text per chain, called as a line "REMARK CHAIN A NAME" says, or "path A"."""
     frames: dict[str, list[list[str]]] = {}
+    names: dict[str, str] = {}
     seen: set[str] = set()
     for line in pdb.splitlines():
-        if line.startswith("MODEL"):
+        if line.startswith("REMARK CHAIN "):
+            chain, _, names[chain] = line.removeprefix("REMARK CHAIN ").partition(" ")
+        elif line.startswith("MODEL"):
             seen = set()
         elif line.startswith(("ATOM", "HETATM")):
             chain = line[21]
@@ -187,7 +190,11 @@ def _players(pdb: str) -> list[Player]:
             # 3Dmol bonds by distance only what is HETATM; caps such as NME would hang loose otherwise.
             frames[chain][-1].append("HETATM" + line[6:])
     return [
-        Player(f"path {chain}", "".join(_model(i, atoms) for i, atoms in enumerate(models, 1)), len(models))
+        Player(
+            names.get(chain, f"path {chain}"),
+            "".join(_model(i, atoms) for i, atoms in enumerate(models, 1)),
+            len(models),
+        )
         for chain, models in frames.items()
     ]
 

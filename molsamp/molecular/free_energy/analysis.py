@@ -169,8 +169,9 @@ class Analysis:
         write(folder / "topology.pdb", lambda f: f.write_text(pdb(system, [next(iter(system.states.values())).x])))
         write(folder / "samples.dcd", lambda f: save_dcd(x, f))
         cell = self.job.grid.cell(self.job.task.values(x))
-        inside = [torch.from_numpy(m.ravel())[cell.clamp(min=0)] & (cell >= 0) for m in self.job.regions.values()]
-        tracks = [x[m][:24] for m in inside if bool(m.any())] or [x[:24]]
+        regions = self.job.regions.items()
+        inside = {k: torch.from_numpy(m.ravel())[cell.clamp(min=0)] & (cell >= 0) for k, m in regions}
+        tracks = {name: x[m][:24] for name, m in inside.items() if bool(m.any())} or {"walkers": x[:24]}
         write(folder / "player.pdb", lambda f: f.write_text(player(system, tracks, x[0].double())))
 
 
