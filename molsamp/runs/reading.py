@@ -7,10 +7,13 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float
+
+if TYPE_CHECKING:
+    from molsamp.molecular.free_energy.surface import Surface
 
 Array = np.ndarray
 Columns = dict[str, list[str]]
@@ -54,17 +57,6 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class Surface:
-    """fes.dat: nodes along each CV, F and its standard error in kJ/mol, shaped by the nodes."""
-
-    names: tuple[str, ...]
-    period: tuple[float | None, ...]
-    nodes: list[Array]
-    F: Array
-    error: Array
-
-
-@dataclass(frozen=True)
 class Player:
     """One path, or the structures of one region, for the 3D view: a multi-model PDB text and its number of frames."""
 
@@ -100,12 +92,14 @@ def read(folder: Path) -> Finished:
 def _surface(file: Path) -> Surface | None:
     if not file.exists():
         return None
+    from molsamp.engine.estimates import Z95
     from molsamp.molecular.free_energy.plumed import read_grid
+    from molsamp.molecular.free_energy.surface import Surface
 
     grid, columns = read_grid(file)
-    return Surface(
-        grid.names, grid.period, [grid.nodes(a) for a in range(len(grid.shape))], columns["fes"], columns["error"]
-    )
+    if missing := [name for name in ("fes", "error") if name not in columns]:
+        raise ValueError(f"{file}: no column '{missing[0]}'; '#! FIELDS' names {', '.join(columns)}")
+    return Surface(grid, columns["fes"], columns["error"], Z95 * columns["error"])
 
 
 def _columns(file: Path) -> Columns:

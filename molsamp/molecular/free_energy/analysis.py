@@ -95,7 +95,7 @@ class Analysis:
         return []
 
     def summary(self) -> dict[str, Any]:
-        """What result.json says of the walkers: engine, costs, results, warnings."""
+        """What result.json says of the walkers: engine, costs, results, warnings, kT in kJ/mol."""
         cost = self.job.cost
         return {
             "engine": self.job.task.energy.tier,
@@ -103,6 +103,7 @@ class Analysis:
             "network_calls": cost.network_calls,
             "results": {k: e.as_dict() for k, e in self.results().items()},
             "warnings": self.warnings(),
+            "kT": self.job.task.kT,
         }
 
     def figures(self, folder: Path) -> dict[str, Any]:
