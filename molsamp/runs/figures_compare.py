@@ -52,7 +52,7 @@ def maps(runs: Sequence[Compared], below: float) -> str | None:
     from matplotlib.colors import LinearSegmentedColormap
 
     shown, n = runs[-1].run, len(runs)
-    pictures = [np.where(np.isfinite(r.surface.error), r.surface.F, np.nan) for r in runs]
+    pictures = [_known(r.surface) for r in runs]
     top = min(HIGHEST if not shown.states.get("reduced") else np.inf, *(np.nanmax(F) for F in pictures))
     levels = np.arange(0, top + 1, 5) if top > 20 else np.linspace(0, top, 13)
     differences = [np.where(np.isfinite(F), apart(runs[0].surface, r.surface, below), np.nan)
@@ -79,6 +79,12 @@ def maps(runs: Sequence[Compared], below: float) -> str | None:
             bar.set_label(f"{text} / {unit(shown, 'kJ/mol')}")
             bar.outline.set_visible(False)
     return inline(out)
+
+
+def _known(surface: Any) -> Array:
+    """F where its error is known; where that is nowhere, all of it."""
+    known = np.isfinite(surface.error)
+    return np.where(np.isfinite(surface.F) & (known | ~known.any()), surface.F, np.nan)
 
 
 def axes(r: Compared) -> list[dict[str, Any]]:

@@ -73,10 +73,12 @@ def read(folder: Path) -> Finished:
     """
     if not (folder / "result.json").exists():
         raise ValueError(f"{folder}: no result.json; the run is not finished (or this is no run folder)")
-    states = _json(folder / "figures" / "states.json", {})
+    states, result = _json(folder / "figures" / "states.json", {}), _json(folder / "result.json", {})
+    if not isinstance(result, dict) or "verb" not in result:
+        raise ValueError(f"{folder / 'result.json'}: is no result of a run; key 'verb' is missing")
     return Finished(
         folder=folder,
-        result=_json(folder / "result.json", {}),
+        result=result,
         settings=_text(folder / "config.toml"),
         states=states,
         metrics=_metrics(folder / "metrics.jsonl"),

@@ -53,8 +53,8 @@ class Distance:
         if not math.isfinite(self.value):
             return "nothing to compare"
         if self.value <= self.expected:
-            return "no more than the errors make"
-        return "undecided" if self.value <= self.expected + 2 * self.error else "more than the errors can make"
+            return "within the noise"
+        return "undecided" if self.value <= self.expected + 2 * self.error else "beyond the noise"
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def waves(grid=RING) -> np.ndarray:
 def test_a_surface_is_no_distance_from_itself():
     c = compare(gaussian(), gaussian(), kT, 25.0, MANY)
     for d in (c.mae, c.jsd, c.kl):
-        assert (d.value, d.error, d.expected) == (0, 0, 0) and d.verdict == "no more than the errors make"
+        assert (d.value, d.error, d.expected) == (0, 0, 0) and d.verdict == "within the noise"
     assert c.left_out == (0, 0) and c.nodes[0] == c.nodes[1] == (np.abs(LINE.nodes(0)) < 5 - 1e-9).sum()
 
 
@@ -135,9 +135,9 @@ def test_no_correlation_scatters_more_than_the_error(tilt, together):
 
 
 def test_the_verdict():
-    assert Distance(1.0, 0.5, 1.1, "nats").verdict == "no more than the errors make"
+    assert Distance(1.0, 0.5, 1.1, "nats").verdict == "within the noise"
     assert Distance(2.0, 0.5, 1.1, "nats").verdict == "undecided"
-    assert Distance(2.2, 0.5, 1.1, "nats").verdict == "more than the errors can make"
+    assert Distance(2.2, 0.5, 1.1, "nats").verdict == "beyond the noise"
 
 
 @pytest.mark.parametrize("ess", [(4000, 4000), (2000, 16000)])
