@@ -227,14 +227,18 @@ def _share(value: float) -> str:
     return f"{100 * value:.2g} %"
 
 
+def _headings(runs: Sequence[Compared]) -> Row:
+    return ["", f"{runs[0].name} (reference)", *(r.name for r in runs[1:])]
+
+
 def _show(runs: Sequence[Compared], table: list[Row]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     first = runs[0].run.result
     shown = Table(title=f"{first['system']}, {' and '.join(runs[0].surface.grid.names)}", title_justify="left")
-    for i, heading in enumerate(["", *(r.name for r in runs)]):
-        shown.add_column(heading + (" (reference)" if i == 1 else ""), justify="right" if i else "left", no_wrap=not i)
+    for heading in _headings(runs):
+        shown.add_column(heading, justify="right" if heading else "left", no_wrap=not heading)
     for row in table:
         shown.add_row(*row)
     Console(highlight=False).print(shown)
@@ -267,9 +271,9 @@ def _page(runs: Sequence[Compared], found: Sequence[Comparison], table: list[Row
         wide=f"<section>{maps}</section>" if len(drawn) > 1 else "",
         left=drawn[0],
         right=drawn[1] if len(drawn) > 1 else maps,
-        table=_html(["", *(r.name for r in runs)], table),
+        table=_html(_headings(runs), table),
         settings=escape("\n\n".join(f"# {r.run.folder}\n{r.run.settings}" for r in runs)),
-        versions=_html(["", *(r.name for r in runs)], _facts(runs)),
+        versions=_html(_headings(runs), _facts(runs)),
         licence="What is inside this file is molsamp's own (MIT).",
         scripts="",
     )

@@ -46,7 +46,7 @@ def profiles(runs: Sequence[Compared], axis: int, below: float) -> str:
 
 
 def maps(runs: Sequence[Compared], below: float) -> str | None:
-    """Draw the surfaces side by side on one scale, and under each the difference to the reference."""
+    """Draw the surfaces side by side on one scale, and the differences to the reference: under each, or beside two."""
     if len(runs[0].surface.grid.names) < 2:
         return None
     from matplotlib.colors import LinearSegmentedColormap
@@ -60,21 +60,24 @@ def maps(runs: Sequence[Compared], below: float) -> str | None:
     differences = [np.where(np.isfinite(pictures[0]), d, np.nan) for d in differences]
     most = max(0.1, *(float(np.nanpercentile(np.abs(d), 98)) if np.isfinite(d).any() else 0.0 for d in differences))
     scale = LinearSegmentedColormap.from_list("free energy", FILL), LinearSegmentedColormap.from_list("sign", SIGNED)
-    with canvas("maps", (0.8 + 3.6 * n, 6.8), "compressed") as (figure, out):
-        grid = figure.subplots(2, n, sharex=True, sharey=True, squeeze=False)
-        for ax, r, F in zip(grid[0], runs, pictures, strict=True):
+    columns, lines = (3, 1) if n == 2 else (n, 2)
+    with canvas("maps", (1.2 + 3.4 * columns, 3.4 * lines), "compressed") as (figure, out):
+        grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
+        above, beneath = grid[:n], grid[1 - n :]
+        for ax, r, F in zip(above, runs, pictures, strict=True):
             x, y, F = once_round(r.surface.grid, F)
             filled = ax.contourf(x, y, np.minimum(F, levels[-1]), levels, cmap=scale[0])
             ax.contour(x, y, F, levels[1:-1], colors=INK, linewidths=0.35, alpha=0.55)
             ax.set_title(r.name)
-        for ax, d in zip(grid[1, 1:], differences, strict=True):
+        for ax, r, d in zip(beneath, runs[1:], differences, strict=True):
             x, y, d = once_round(runs[0].surface.grid, d)
             drawn = ax.pcolormesh(x, y, d, cmap=scale[1], vmin=-most, vmax=most, shading="nearest", rasterized=True)
-            ax.set_title(f"less {runs[0].name}")
-        grid[1, 0].set_axis_off()
-        for ax in (*grid[0], *grid[1, 1:]):
+            ax.set_title(f"{r.name} − {runs[0].name}")
+        for ax in grid[n : 1 - n]:
+            ax.set_axis_off()
+        for ax in (*above, *beneath):
             _frame(ax, runs[0], shown)
-        for row, picture, text in ((grid[0], filled, "F"), (grid[1], drawn, "difference")):
+        for row, picture, text in ((above, filled, "F"), (beneath, drawn, "difference")):
             bar = figure.colorbar(picture, ax=row, fraction=0.046, pad=0.02)
             bar.set_label(f"{text} / {unit(shown, 'kJ/mol')}")
             bar.outline.set_visible(False)

@@ -52,7 +52,7 @@ def test_three_runs_of_two_variables_have_maps(runs, tmp_path, capsys):
     assert molsamp("compare", runs / "c", tmp_path / "c", runs / "c", "--out", out, "--quiet") == 0
     assert capsys.readouterr().out == ""
     page = out.read_text()
-    assert page.count("<svg") == 3 and f"less {runs / 'c'}" in page  # of three folders called c the paths are the names
+    assert page.count("<svg") == 3 and f"− {runs / 'c'}" in page  # of three folders called c the paths are the names
     assert "Profile of x" in page and "Profile of y" in page
 
 

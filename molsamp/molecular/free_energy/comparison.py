@@ -5,16 +5,17 @@ stayed long in one basin lifts all of another at once. So whatever is said of er
 With p = exp(-F/kT) and q = exp(-G/kT), normalised, m = (p + q)/2, s^2 = e^2 + g^2 the sum of both squared errors, and n
 nodes below a free energy of the reference F that both have visited,
 
-    MAE = mean |G - F - median(G - F)|       expected <= sqrt(2/pi) mean s       error <= mean s
+    MAE = mean |G - F - median(G - F)|       expected <= sqrt(2/pi) mean s       error <= sqrt((mean e)^2 + (mean g)^2)
     JSD = 1/2 sum p log(p/m) + q log(q/m)             <= sum m s^2 / (8 kT^2)          <= first order + sqrt(2) expected
     KL  = sum p log(p/q), where both were             <= sum p s^2 / (2 kT^2)          <= first order + sqrt(2) expected
 
 `expected` is the mean of a figure between two samples of one free energy, with Gaussian errors, to second order for the
 lower two: the mean of a sum asks for no correlations, and a constant that is fitted can only lessen it. `error` bounds
-the standard error: a standard deviation of a sum is at most the sum of the standard deviations, |d| varies no more than
-d, and of a quadratic form Q >= 0 of Gaussians var Q <= 2 (mean Q)^2. Where the error of a node is not known it is taken
-as kT, which is the most that the estimator of `surface` can say: one block has all there is. A node that one of the two
-has never visited counts for its share of the JSD, m log 2, in the value and in what is expected.
+the standard error: the two surfaces are independent of each other, within each a standard deviation of a sum is at most
+the sum of the standard deviations, |d| varies no more than d, and of a quadratic form Q >= 0 of Gaussians
+var Q <= 2 (mean Q)^2. Where the error of a node is not known it is taken as kT, which is the most that the estimator of
+`surface` can say: one block has all there is. A node that one of the two has never visited counts for its share of the
+JSD, m log 2, in the value and in what is expected.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def compare(reference: Surface, other: Surface, kT: float, below: float, ess: tu
     both = (p > 0) & (q > 0)
     low = below > reference.F
     return Comparison(
-        _mae(apart(reference, other, below)[low & both], kT * np.hypot(e, g)[low & both]),
+        _mae(apart(reference, other, below)[low & both], kT * e[low & both], kT * g[low & both]),
         _jsd(p, q, e, g, both),
         _kl(p, q, e, g, both),
         jsd_floor(0.5 * (p + q), *ess),
@@ -156,10 +157,11 @@ def _shares(surface: Surface, kT: float) -> Nodes:
     return p / p.sum()
 
 
-def _mae(d: Float[np.ndarray, " n"], s: Float[np.ndarray, " n"]) -> Distance:
+def _mae(d: Float[np.ndarray, " n"], e: Float[np.ndarray, " n"], g: Float[np.ndarray, " n"]) -> Distance:
     if not len(d):
         return Distance(math.nan, math.inf, math.nan, "kJ/mol")
-    return Distance(float(np.abs(d).mean()), float(s.mean()), math.sqrt(2 / math.pi) * float(s.mean()), "kJ/mol")
+    expected = math.sqrt(2 / math.pi) * float(np.hypot(e, g).mean())
+    return Distance(float(np.abs(d).mean()), math.hypot(e.mean(), g.mean()), expected, "kJ/mol")
 
 
 def _jsd(p: Nodes, q: Nodes, e: Nodes, g: Nodes, both: Bool[np.ndarray, "*N"]) -> Distance:
@@ -167,7 +169,7 @@ def _jsd(p: Nodes, q: Nodes, e: Nodes, g: Nodes, both: Bool[np.ndarray, "*N"]) -
     m = 0.5 * (p + q)
     parts = [0.5 * a * np.log(np.where(a > 0, a, 1) / np.where(a > 0, m, 1)) for a in (p, q)]
     expected = float((m * np.where(both, np.minimum((e**2 + g**2) / 8, math.log(2)), math.log(2))).sum())
-    linear = float((np.abs(parts[0]) * e + np.abs(parts[1]) * g).sum())
+    linear = math.hypot((np.abs(parts[0]) * e).sum(), (np.abs(parts[1]) * g).sum())
     return Distance(max(float(np.sum(parts)), 0.0), linear + math.sqrt(2) * expected, expected, "nats")
 
 
@@ -179,5 +181,5 @@ def _kl(p: Nodes, q: Nodes, e: Nodes, g: Nodes, both: Bool[np.ndarray, "*N"]) ->
     p, q = p / p.sum(), q / q.sum()
     log = np.log(p) - np.log(q)
     value, expected = float((p * log).sum()), float((p * (e**2 + g**2)).sum()) / 2
-    linear = float((p * np.abs(log - value) * e + np.abs(p - q) * g).sum())
+    linear = math.hypot((p * np.abs(log - value) * e).sum(), (np.abs(p - q) * g).sum())
     return Distance(max(value, 0.0), linear + math.sqrt(2) * expected, expected, "nats")
