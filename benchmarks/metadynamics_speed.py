@@ -4,8 +4,8 @@ Alanine dipeptide in vacuum, one System for all: LangevinMiddle, 1 fs, 300 K, 1/
 (phi, psi), bias factor 8, 72 nodes an axis, every 500 or 1000 steps. Ours are n walkers on one shared bias, with the
 code of `molsamp free-energy`: forces in the native lanes, hills, lines of HILLS. OpenMM has one walker, with
 BiasVariables on CustomTorsionForces under a CustomCVForce, on the CPU platform (Threads=1) and on Reference; without a
-bias as well, for scale. Steps of all walkers together a second: of CPU time with one thread; then of wall time with two
-threads for ours, which says little on a busy machine (`load`: of both cores, before). In turns in one process, medians.
+bias as well, for scale. Steps of all walkers together in a second of CPU time, one thread, and two for ours; in turns
+in one process, medians.
 
     python benchmarks/metadynamics_speed.py [--walkers 16,64,256] [--turns 7] [--table]
 """
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import time
 
 os.environ.update(MOLSAMP_THREADS="1", OMP_NUM_THREADS="1")
 
@@ -82,11 +81,11 @@ def theirs(system: System, platform: str, every: int | None) -> Work:
 
 def table(entries: list[dict]) -> str:
     """One line an entry."""
-    head = f"{'clock':>5} {'threads':>7} {'every':>6} {'walkers':>8} {'ours, steps/s':>14}"
-    head += "".join(f" {name:>15}" for name in ("OpenMM CPU", "Reference", "no bias, best")) + f" {'ratio':>6}"
+    head = f"{'every':>6} {'walkers':>8} {'threads':>8} {'ours, steps/CPU s':>18}"
+    head += "".join(f" {name:>14}" for name in ("OpenMM CPU", "Reference", "no bias, best")) + f" {'ratio':>6}"
     lines = [
-        f"{e['clock']:>5} {e['threads']:7} {e['every']:6} {e['walkers']:8} {e['steps']:14.0f} {e['openmm-CPU']:15.0f} "
-        f"{e['openmm-Reference']:15.0f} {e['openmm-unbiased']:15.0f} {e['ratio']:6.1f}"
+        f"{e['every']:6} {e['walkers']:8} {e['threads']:8} {e['steps']:18.0f} {e['openmm-CPU']:14.0f} "
+        f"{e['openmm-Reference']:14.0f} {e['openmm-unbiased']:14.0f} {e['ratio']:6.1f}"
         for e in entries
     ]
     return "\n".join([head, *lines])
@@ -100,24 +99,22 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="measure nothing")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    results = Results(RESULTS, ("clock", "threads", "every", "walkers"))
+    results = Results(RESULTS, ("every", "walkers", "threads"))
     system, code = load("alanine-dipeptide"), code_version(*CODE)
-    for clock, timer, threads in (("cpu", time.process_time, 1), ("wall", time.perf_counter, 2)):
-        counts = [n for n in map(int, args.walkers.split(",")) if not results.has(code, clock=clock, walkers=n)]
-        if args.table or not counts:
-            continue
-        contestants = {(n, every): ours(system, n, every, threads) for n in counts for every in EVERY}
+    counts = [n for n in map(int, args.walkers.split(",")) if not results.has(code, walkers=n)]
+    if counts and not args.table:
+        kinds = [(every, n, threads) for every in EVERY for n in counts for threads in (1, 2)]
+        contestants = {kind: ours(system, kind[1], kind[0], kind[2]) for kind in kinds}
         contestants |= {(p, every): theirs(system, p, every) for p in PLATFORMS for every in (*EVERY, None)}
-        busy = os.getloadavg()[0] / os.cpu_count()
-        found = rates(contestants, turns=args.turns, clock=timer)
-        for every in EVERY:
+        found = rates(contestants, turns=args.turns)
+        for every, n, threads in kinds:
             openmm_rates = {f"openmm-{p}": found[p, every] for p in PLATFORMS}
-            for n in counts:
-                results.add(
-                    code, clock=clock, threads=threads, every=every, walkers=n, steps=found[n, every], **openmm_rates,
-                    **{"openmm-unbiased": max(found[p, None] for p in PLATFORMS)},
-                    ratio=found[n, every] / max(openmm_rates.values()), turns=args.turns, load=busy,
-                )  # fmt: skip
+            steps, ratio = found[every, n, threads], found[every, n, threads] / max(openmm_rates.values())
+            openmm_rates["openmm-unbiased"] = max(found[p, None] for p in PLATFORMS)
+            results.add(
+                code, every=every, walkers=n, threads=threads, steps=steps, **openmm_rates, ratio=ratio,
+                turns=args.turns,
+            )  # fmt: skip
     print(table(results.newest()))
 
 

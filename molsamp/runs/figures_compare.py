@@ -53,8 +53,8 @@ def maps(runs: Sequence[Compared], below: float) -> str | None:
 
     shown, n = runs[-1].run, len(runs)
     pictures = [_known(r.surface) for r in runs]
-    top = min(HIGHEST if not shown.states.get("reduced") else np.inf, *(np.nanmax(F) for F in pictures))
-    levels = np.arange(0, top + 1, 5) if top > 20 else np.linspace(0, top, 13)
+    top = min(HIGHEST if not shown.states.get("reduced") else np.inf, max(np.nanmax(F) for F in pictures))
+    levels = np.arange(0, top + 5, 5) if top > 20 else np.linspace(0, top, 13)
     differences = [np.where(np.isfinite(F), apart(runs[0].surface, r.surface, below), np.nan)
                    for r, F in zip(runs[1:], pictures[1:], strict=True)]  # fmt: skip
     differences = [np.where(np.isfinite(pictures[0]), d, np.nan) for d in differences]
