@@ -13,6 +13,8 @@ from molsamp.molecular.grids import Grid
 from molsamp.molecular.native import terms
 from molsamp.molecular.native.splines import patches
 
+KINDS: dict[type[CV], int] = {Torsion: terms.TORSION, Distance: terms.DISTANCE}
+
 
 class GridBias(Energy):
     """E(x) = V(s(x)), V the twice continuously differentiable (bi)cubic spline through values on a grid.
@@ -76,6 +78,11 @@ class GridBias(Energy):
             self._tables[key] = torch.as_tensor(self._patches).to(s)
         return self._tables[key]
 
+    @property
+    def native(self) -> bool:
+        """Whether the native tiers know every CV: they are Torsions and Distances, and nothing derived from these."""
+        return all(type(cv) in KINDS for cv in self.cvs)
+
     def grids(self) -> terms.Grids:
         """The same bias for the native tiers.
 
@@ -83,12 +90,12 @@ class GridBias(Energy):
             ValueError: a CV is neither a Torsion nor a Distance; names it.
         """
         for cv in self.cvs:
-            if not isinstance(cv, Torsion | Distance):
+            if type(cv) not in KINDS:
                 raise ValueError(
                     f"CV {cv.names[0]!r}: a native grid takes Torsion and Distance, got {type(cv).__name__}; "
                     "use GridBias itself, as one term of a Sum"
                 )
-        kind = [terms.TORSION if isinstance(cv, Torsion) else terms.DISTANCE for cv in self.cvs]
+        kind = [KINDS[type(cv)] for cv in self.cvs]
         atoms = [[*cv.atoms, 0, 0][:4] for cv in self.cvs]
         none, grid = 2 - len(self.cvs), self.grid
         return terms.Grids(

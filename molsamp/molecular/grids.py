@@ -64,6 +64,11 @@ class Grid:
         """Where the nodes of an axis are."""
         return self.ranges[axis][0] + self.spacing[axis] * np.arange(self.shape[axis])
 
+    def alone(self, axis: int) -> Grid:
+        """The grid of one axis."""
+        one = slice(axis, axis + 1)
+        return Grid(self.names[one], self.period[one], self.ranges[one], self.shape[one])
+
     def points(self) -> Float[np.ndarray, "M k"]:
         """All nodes, the last axis running fastest."""
         mesh = np.meshgrid(*(self.nodes(axis) for axis in range(len(self.shape))), indexing="ij")

@@ -202,6 +202,16 @@ def systems() -> list[tuple[str, str]]:
     return [(file.parent.name, tomllib.loads(file.read_text(encoding="utf-8"))["title"]) for file in files]
 
 
+def reference(name_or_path: str | Path) -> Path | None:
+    """The folder `reference` beside a system.toml: fes.dat and result.json of a long run of our own; None without one.
+
+    Raises:
+        ValueError: no such system.
+    """
+    folder = _locate(name_or_path).parent / "reference"
+    return folder if folder.is_dir() else None
+
+
 def template() -> str:
     """A commented system.toml to start from."""
     return schema.TEMPLATE

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,12 +57,15 @@ def pdb(system: System, frames: Sequence[Float[Tensor, "A 3"]]) -> str:
     return text.getvalue() + "END\n"
 
 
-def player(system: System, tracks: Sequence[Float[Tensor, "F A 3"]], reference: Float[Tensor, "A 3"]) -> str:
-    """Up to three tracks of frames for the report, superposed on a reference; chain A is the first, and so on."""
+def player(system: System, tracks: Mapping[str, Float[Tensor, "F A 3"]], reference: Float[Tensor, "A 3"]) -> str:
+    """Up to three named tracks of frames for the report, superposed on a reference.
+
+    Chain A is the first, and so on; a line "REMARK CHAIN A NAME" tells what each is called.
+    """
     from molsamp.molecular.geometry import aligned
 
-    text = []
-    for chain, x in zip("ABC", tracks, strict=False):
+    text = [f"REMARK CHAIN {chain} {name}\n" for chain, name in zip("ABC", tracks, strict=False)]
+    for chain, x in zip("ABC", tracks.values(), strict=False):
         frames = list(aligned(x.double(), reference, system.heavy))
         for line in pdb(system, frames).removesuffix("END\n").splitlines(keepends=True):
             atom = line.startswith(("ATOM", "HETATM", "TER"))

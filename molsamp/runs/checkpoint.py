@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 KEEP = 2
 
 
-class Outdated(ValueError):
-    """A checkpoint is whole, but of a version that wrote another form."""
+class Unusable(ValueError):
+    """A run cannot go on from what its folder holds: a file has lost lines, or a checkpoint has another form."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,9 @@ def write(folder: Path, state: Mapping[str, Value], **manifest: float | dict[str
         OSError: disk full or no permission; the earlier generations are untouched.
     """
     k = _finished(state)
-    folder.mkdir(exist_ok=True)
+    if not folder.exists():
+        folder.mkdir()
+        fsync(folder.parent)
     file = folder / f"state-{k:010d}.safetensors"
     if file.with_suffix(".json").exists():
         return
@@ -83,7 +85,7 @@ def newest(folder: Path) -> tuple[Generation | None, list[str]]:
     """Find the newest valid generation; remove torn newer ones and say what was wrong with each.
 
     Raises:
-        Outdated: the newest is of an older molsamp.
+        Unusable: the newest is of an older molsamp.
     """
     torn: list[str] = []
     names = {path.stem for path in folder.glob("state-*") if path.suffix in (".json", ".safetensors")}
@@ -127,10 +129,10 @@ def _read(manifest: Path) -> tuple[Generation | None, str]:
         if file.stat().st_size != entry["bytes"] or _sha256(file) != entry["sha256"]:
             return None, f"{file.name} does not agree with its checksum"
         if "metrics_lines" in entry:
-            raise Outdated(f"{manifest}: is a checkpoint of an older molsamp; resume with that one, or start a new run")
+            raise Unusable(f"{manifest}: is a checkpoint of an older molsamp; resume with that one, or start a new run")
         numbers = (entry["grown"], entry["cpu_seconds"], entry["wall_seconds"])
         return Generation(file, entry["k"], *numbers), ""
-    except Outdated:
+    except Unusable:
         raise
     except FileNotFoundError as error:
         return None, f"{Path(error.filename).name} is missing"

@@ -120,6 +120,21 @@ def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run fol
 
 
 @app.command()
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run folders of free-energy; the reference first.")
+    ],
+    below: Annotated[float, typer.Option(help="kJ/mol of the reference below which |dF| is averaged.")] = 25.0,
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("compare.html"),
+    quiet: Annotated[bool, typer.Option("--quiet", help="No table.")] = False,
+) -> None:
+    """Compare free energies of runs with the first, or of one run with the reference of its system."""
+    from molsamp.runs import compare
+
+    compare.compare(runs, out, below, quiet)
+
+
+@app.command()
 def doctor() -> None:
     """Show versions, platforms, GPU and compilers, and run a short self-check."""
     from molsamp.runs.doctor import examine

@@ -55,8 +55,13 @@ def canvas(name: str, size: tuple[float, float], layout: Any = "constrained") ->
 
 def finish(run: Finished, name: str, out: io.StringIO) -> str:
     """Write the SVG file and return the text for the page, coloured by it."""
+    write_text(_folder(run) / f"{name}.svg", out.getvalue().replace(INK, "currentColor"))
+    return inline(out)
+
+
+def inline(out: io.StringIO) -> str:
+    """The SVG text for a page, coloured by it."""
     svg = out.getvalue().replace(INK, "currentColor")
-    write_text(_folder(run) / f"{name}.svg", svg)
     return svg[svg.index("<svg") :]
 
 

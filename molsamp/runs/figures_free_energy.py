@@ -18,17 +18,12 @@ HIGHEST = 60.0  # kJ/mol that are drawn at most
 
 def surface(run: Finished) -> str | None:
     """Draw F over two variables as filled contours."""
-    if run.surface is None or len(run.surface.names) < 2:
+    if run.surface is None or len(run.surface.grid.names) < 2:
         return None
     from matplotlib.colors import LinearSegmentedColormap
 
     s, axes = run.surface, _axes(run)
-    F = np.where(np.isfinite(s.error), s.F, np.nan)
-    (x, y), F = s.nodes, F.T
-    for axis, period in enumerate(s.period):  # once round, so that nothing is missing at the seam
-        if period is not None:
-            F = np.concatenate([F, F.take([0], 1 - axis)], 1 - axis)
-    x, y = (np.append(a, a[0] + p) if p is not None else a for a, p in zip((x, y), s.period, strict=True))
+    x, y, F = once_round(s.grid, np.where(np.isfinite(s.error), s.F, np.nan))
     top = min(HIGHEST if not run.states.get("reduced") else np.inf, np.nanmax(F))
     levels = np.linspace(0, top, 13) if top < HIGHEST else np.arange(0, HIGHEST + 1, 5)
     with canvas("surface", (5.6, 4.6), "compressed") as (figure, out):
@@ -40,13 +35,23 @@ def surface(run: Finished) -> str | None:
             disc(ax, name, state, axes)
         label_axis(ax.xaxis, axes[0], run)
         label_axis(ax.yaxis, axes[1], run)
-        if all(s.period):
+        if all(s.grid.period):
             ax.set_aspect("equal", adjustable="box")
         ax.spines[:].set_visible(True)
         bar = figure.colorbar(filled, ax=ax, fraction=0.046, pad=0.03)
         bar.set_label(f"F / {unit(run, 'kJ/mol')}")
         bar.outline.set_visible(False)
     return finish(run, "surface", out)
+
+
+def once_round(grid: Any, F: Array) -> tuple[Array, Array, Array]:
+    """Nodes along both axes and F as a picture has it, (y, x), the first node of a periodic axis again at its end."""
+    x, y, F = grid.nodes(0), grid.nodes(1), F.T
+    for axis, period in enumerate(grid.period):
+        if period is not None:
+            F = np.concatenate([F, F.take([0], 1 - axis)], 1 - axis)
+    x, y = (np.append(a, a[0] + p) if p is not None else a for a, p in zip((x, y), grid.period, strict=True))
+    return x, y, F
 
 
 def profiles(run: Finished) -> str | None:

@@ -52,6 +52,7 @@ class Run:
         self._lock = _take_lock(self.folder / "lock")
         self._checkpoints = self.folder / "checkpoints"
         self._grown: dict[str, int] = {}
+        self._begun = False  # a file since the last checkpoint
         self._before = (0.0, 0.0)
         self._since = _clock()
 
@@ -81,6 +82,9 @@ class Run:
         cpu, wall = self.clock()
         for name in self._grown:
             checkpoint.fsync(self.folder / name)
+        if self._begun:
+            checkpoint.fsync(self.folder)  # their names
+            self._begun = False
         checkpoint.write(
             self._checkpoints,
             state,
@@ -95,7 +99,8 @@ class Run:
         A torn newest generation costs one warning, also in log.txt, and is removed; the one before is used.
 
         Raises:
-            ValueError: a file that grows has lost lines, or the checkpoint is of an older molsamp; nothing is touched.
+            Unusable: a ValueError; a file that grows has lost lines, or the checkpoint is of an older molsamp; nothing
+                is touched.
         """
         generation, torn = checkpoint.newest(self._checkpoints)
         if torn:
@@ -121,11 +126,15 @@ class Run:
     def append(self, name: str, lines: str) -> None:
         """Append whole lines to a file of the folder; a resume undoes what came after its checkpoint.
 
+        A file that the last checkpoint does not know begins empty, whatever a run that was killed had put there.
+
         Raises:
             OSError: no space or no permission.
         """
-        with (self.folder / name).open("a", encoding="utf-8", newline="") as f:
+        begun = name not in self._grown
+        with (self.folder / name).open("w" if begun else "a", encoding="utf-8", newline="") as f:
             f.write(lines)
+        self._begun |= begun
         self._grown[name] = self._grown.get(name, 0) + len(lines.encode())
 
     def note(self, text: str) -> None:
@@ -179,12 +188,13 @@ class Run:
         A line that a crash tore lies behind the checkpoint, as do the whole lines that are about to be written again.
 
         Raises:
-            ValueError: a file is shorter than it was at the checkpoint; nothing has been touched then.
+            Unusable: a file is shorter than it was at the checkpoint; nothing has been touched then.
         """
         found = {name: self.folder / name for name in {*GROWING, *grown} if (self.folder / name).exists()}
         for name, size in grown.items():
             if (here := found[name].stat().st_size if name in found else 0) < size:
-                raise ValueError(f"{self.folder / name}: has {here} bytes, its checkpoint knows {size}; put it back")
+                text = f"{self.folder / name}: has {here} bytes, its checkpoint knows {size}; put it back"
+                raise checkpoint.Unusable(text)
         for name, file in sorted(found.items()):
             beyond = file.read_bytes()[grown.get(name, 0) :]
             if beyond and not beyond.endswith(b"\n"):

@@ -57,7 +57,7 @@ def player(run: Finished) -> str:
         for i, p in enumerate(run.player)
     )
     return f"""<figure class="panel"><h2>In three dimensions</h2>
-<div id="viewer" class="viewer" role="img" aria-label="Molecule moving along a path"></div>
+<div id="viewer" class="viewer" role="img" aria-label="The molecule"></div>
 <div class="controls"><button type="button" id="play" aria-pressed="false">Play</button>
 <input type="range" id="frame" min="0" max="{run.player[0].frames - 1}" value="0" aria-label="Frame">
 <output id="counter">frame 1 of {run.player[0].frames}</output></div>

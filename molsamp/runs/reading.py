@@ -7,10 +7,13 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float
+
+if TYPE_CHECKING:
+    from molsamp.molecular.free_energy.surface import Surface
 
 Array = np.ndarray
 Columns = dict[str, list[str]]
@@ -54,19 +57,8 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class Surface:
-    """fes.dat: nodes along each CV, F and its standard error in kJ/mol, shaped by the nodes."""
-
-    names: tuple[str, ...]
-    period: tuple[float | None, ...]
-    nodes: list[Array]
-    F: Array
-    error: Array
-
-
-@dataclass(frozen=True)
 class Player:
-    """One path for the 3D view: a multi-model PDB text and its number of frames."""
+    """One path, or the structures of one region, for the 3D view: a multi-model PDB text and its number of frames."""
 
     name: str
     pdb: str
@@ -81,10 +73,12 @@ def read(folder: Path) -> Finished:
     """
     if not (folder / "result.json").exists():
         raise ValueError(f"{folder}: no result.json; the run is not finished (or this is no run folder)")
-    states = _json(folder / "figures" / "states.json", {})
+    states, result = _json(folder / "figures" / "states.json", {}), _json(folder / "result.json", {})
+    if not isinstance(result, dict) or "verb" not in result:
+        raise ValueError(f"{folder / 'result.json'}: is no result of a run; key 'verb' is missing")
     return Finished(
         folder=folder,
-        result=_json(folder / "result.json", {}),
+        result=result,
         settings=_text(folder / "config.toml"),
         states=states,
         metrics=_metrics(folder / "metrics.jsonl"),
@@ -100,12 +94,14 @@ def read(folder: Path) -> Finished:
 def _surface(file: Path) -> Surface | None:
     if not file.exists():
         return None
+    from molsamp.engine.estimates import Z95
     from molsamp.molecular.free_energy.plumed import read_grid
+    from molsamp.molecular.free_energy.surface import Surface
 
     grid, columns = read_grid(file)
-    return Surface(
-        grid.names, grid.period, [grid.nodes(a) for a in range(len(grid.shape))], columns["fes"], columns["error"]
-    )
+    if missing := [name for name in ("fes", "error") if name not in columns]:
+        raise ValueError(f"{file}: no column '{missing[0]}'; '#! FIELDS' names {', '.join(columns)}")
+    return Surface(grid, columns["fes"], columns["error"], Z95 * columns["error"])
 
 
 def _columns(file: Path) -> Columns:
@@ -173,11 +169,14 @@ def _arrays(file: Path) -> dict[str, Array] | None:
 
 
 def _players(pdb: str) -> list[Player]:
-    """Part player.pdb into one multi-model text per chain identifier: chain A is the first path, and so on."""
+    """Part player.pdb into one multi-model text per chain, called as a line "REMARK CHAIN A NAME" says, or "path A"."""
     frames: dict[str, list[list[str]]] = {}
+    names: dict[str, str] = {}
     seen: set[str] = set()
     for line in pdb.splitlines():
-        if line.startswith("MODEL"):
+        if line.startswith("REMARK CHAIN "):
+            chain, _, names[chain] = line.removeprefix("REMARK CHAIN ").partition(" ")
+        elif line.startswith("MODEL"):
             seen = set()
         elif line.startswith(("ATOM", "HETATM")):
             chain = line[21]
@@ -187,7 +186,11 @@ def _players(pdb: str) -> list[Player]:
             # 3Dmol bonds by distance only what is HETATM; caps such as NME would hang loose otherwise.
             frames[chain][-1].append("HETATM" + line[6:])
     return [
-        Player(f"path {chain}", "".join(_model(i, atoms) for i, atoms in enumerate(models, 1)), len(models))
+        Player(
+            names.get(chain, f"path {chain}"),
+            "".join(_model(i, atoms) for i, atoms in enumerate(models, 1)),
+            len(models),
+        )
         for chain, models in frames.items()
     ]
 

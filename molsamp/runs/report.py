@@ -28,9 +28,9 @@ def write_report(folder: Path) -> Path:
     """
     run = read(folder)
     shown = PAGES[run.result["verb"]].page(run)
-    page = Template(_asset("report.html")).substitute(
+    page = Template(asset("report.html")).substitute(
         title=escape(f"{run.result['system']} · {run.result['method']} · molsamp"),
-        css=_asset("report.css"),
+        css=asset("report.css"),
         eyebrow=escape(shown.eyebrow),
         heading=escape(shown.heading),
         lead=escape(shown.lead),
@@ -38,19 +38,20 @@ def write_report(folder: Path) -> Path:
         warnings=_warnings(run.result["warnings"]),
         question=escape(shown.question),
         words=shown.words,
+        wide="",
         left="\n".join(shown.left),
         right="\n".join(shown.right),
         table=_results_table(run),
         settings=escape(run.settings),
         versions=_versions(run.result),
-        licence=escape(_asset("3Dmol-LICENSE.txt")),
+        licence=escape(asset("3Dmol-LICENSE.txt")),
         scripts=_scripts(run),
     )
     write_text(folder / "report.html", page)
     return folder / "report.html"
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
     return (files("molsamp.runs") / "assets" / name).read_text(encoding="utf-8")
 
 
@@ -110,5 +111,5 @@ def _scripts(run: Finished) -> str:
     text = json.dumps(data).replace("</", "<\\/")
     return (
         f'<script type="application/json" id="player-data">{text}</script>\n'
-        f"<script>{_asset('3Dmol-min.js')}</script>\n<script>{_asset('player.js')}</script>"
+        f"<script>{asset('3Dmol-min.js')}</script>\n<script>{asset('player.js')}</script>"
     )

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from molsamp.runs import config as settings
-from molsamp.runs.checkpoint import write_text
+from molsamp.runs.checkpoint import Unusable, write_text
 from molsamp.runs.config import Config, FreeEnergyConfig, PathsConfig
 from molsamp.runs.folder import Run
 from molsamp.runs.machine import machine, versions
@@ -63,7 +63,7 @@ def work(verb: Verb, request: Request) -> Path:
     """Do as asked and return the folder the results are in.
 
     Raises:
-        ValueError, OSError: bad input, or a folder or disk that cannot be written.
+        ValueError, OSError: bad input, or a folder or disk that cannot be written, or not be resumed from.
         Stopped: interrupted after a checkpoint (130, 143), or failed (1).
     """
     config, system = _settings(verb, request)
@@ -139,7 +139,7 @@ def _drive(run: Run, job: Any, config: Config, quiet: bool) -> None:
         run.note(f"interrupted at {job.k} of {job.total}")
         again = f"molsamp {config.verb} --out {run.folder} --resume"
         raise Stopped(f"interrupted at {job.k} of {job.total}; to continue: {again}", 128 + run.signal) from None
-    except OSError:
+    except (OSError, Unusable):
         raise
     except Exception as error:
         run.note(traceback.format_exc())

@@ -30,6 +30,13 @@ RANGE = {"phi": (-PI, PI), "psi": (0.0, 2 * PI), "length": (0.24, 0.4), "width":
 GIVEN = [(PHI,), (LENGTH,), (PHI, PSI), (PSI, LENGTH), (LENGTH, PHI), (LENGTH, WIDTH)]
 
 
+class DoubledDistance(Distance):
+    """No distance, though derived from one."""
+
+    def __call__(self, x):
+        return 2 * super().__call__(x)
+
+
 def _bias(*cvs, seed=0, size=(9, 12)):
     values = np.random.default_rng(seed).normal(size=size[: len(cvs)]) * 10
     return GridBias(cvs, values, [RANGE[cv.names[0]] for cv in cvs], (8, 3))
@@ -188,7 +195,10 @@ def test_as_one_term_of_a_sum_and_on_other_cvs():
     assert torch.allclose(both.force(x), stack.force(x) + angle.force(x))
     toy = GridBias([Coordinate(1, "y")], torch.tensor([0.0, 1.0, 2.0]), [(-1.0, 1.0)], (2,))
     assert torch.allclose(toy.energy(torch.tensor([[0.3, 0.5]])), torch.tensor([1.5]))
-    for bias, name in ((angle, "'bend'.*Angle"), (stack, "'phi'.*Stack"), (toy, "'y'.*Coordinate")):
+    doubled = GridBias([DoubledDistance((0, 1), "twice")], np.arange(5.0), [(0.0, 1.0)], (8, 3))
+    cases = (angle, "'bend'.*Angle"), (stack, "'phi'.*Stack"), (toy, "'y'.*Coordinate"), (doubled, "'twice'.*Doubled")
+    for bias, name in cases:
+        assert not bias.native
         with pytest.raises(ValueError, match=name):
             bias.grids()
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from molsamp.runs import checkpoint
 from molsamp.runs.folder import Run
 
 
@@ -110,6 +111,43 @@ def test_files_that_grow_are_cut_back_and_go_on(tmp_path):
     assert (tmp_path / "r" / "COLVAR").read_text() == "a\n"
     log = (tmp_path / "r" / "log.txt").read_text()
     assert log.count("torn") == 1 and "HILLS: its last line was torn; it is cut back to 4 bytes" in log
+
+
+def test_a_file_begun_after_the_checkpoint_begins_again(tmp_path):
+    """Also one whose name nobody knows beforehand: the second run writes it from its first byte."""
+    with Run(tmp_path / "r") as run:
+        run.append("HILLS", "1\n")
+        run.save(state(1))
+        run.append("mine", "a\nb\n")
+    with Run(tmp_path / "r", resume=True) as run:
+        assert run.resume() is not None
+        run.append("mine", "a\n")
+        run.append("mine", "b\n")
+        run.save(state(2))
+    assert (tmp_path / "r" / "mine").read_text() == "a\nb\n"
+    with Run(tmp_path / "r", resume=True) as run:
+        run.resume()
+        run.append("mine", "c\n")
+    assert (tmp_path / "r" / "mine").read_text() == "a\nb\nc\n"
+
+
+def test_the_name_of_a_new_file_is_on_the_disk_before_the_checkpoint_counts_it(tmp_path, monkeypatch):
+    pushed: list[str] = []
+    monkeypatch.setattr(checkpoint, "fsync", lambda path: pushed.append(path.name))
+    with Run(tmp_path / "r") as run:
+        run.append("HILLS", "1\n")
+        run.save(state(1))
+        manifest = pushed.index("state-0000000001.json.tmp")
+        assert pushed.index("HILLS") < pushed.index("r") < manifest
+        assert pushed[:manifest].count("r") == 2  # the name of the file, and that of the folder checkpoints/
+        pushed.clear()
+        run.append("HILLS", "2\n")
+        run.save(state(2))
+        assert "HILLS" in pushed and "r" not in pushed
+        pushed.clear()
+        run.append("COLVAR", "a\n")
+        run.save(state(3))
+        assert pushed.index("r") < pushed.index("state-0000000003.json.tmp")
 
 
 @pytest.mark.parametrize("left", ["", "1\n", None])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,6 +64,20 @@ def test_killed_at_any_moment_it_resumes_to_the_same_bytes(finished, tmp_path):
         assert (folder / name).read_bytes() == (finished / name).read_bytes(), name
     ours, theirs = (json.loads((f / "result.json").read_text())["results"] for f in (folder, finished))
     assert ours == theirs
+
+
+@pytest.mark.parametrize("damage", ["lost lines", "older"])
+def test_a_folder_that_cannot_be_gone_on_from_is_bad_input(finished, tmp_path, capsys, damage):
+    shutil.copytree(finished, folder := tmp_path / "r")
+    if damage == "older":
+        for file in (folder / "checkpoints").glob("*.json"):
+            file.write_text(file.read_text().replace('"grown"', '"metrics_lines": 0, "grown"'))
+    else:
+        (folder / "HILLS").write_text("")
+    assert molsamp("free-energy", "--out", folder, "--resume", "--quiet") == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and {"lost lines": "put it back", "older": "older molsamp"}[damage] in said
+    assert "Traceback" not in (folder / "log.txt").read_text()
 
 
 @pytest.mark.parametrize(

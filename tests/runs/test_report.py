@@ -102,6 +102,14 @@ def test_players_come_from_chains_in_either_order_of_models(tmp_path):
     (tmp_path / "a" / "player.pdb").write_text("\n".join(sequential))
     assert read(tmp_path / "a").player == interleaved
     assert [p.frames for p in interleaved] == [101, 101, 101]
+    assert [p.name for p in interleaved] == ["path A", "path B", "path C"]
+
+
+def test_chains_have_the_names_that_the_file_gives_them(tmp_path):
+    """Of a free energy they are regions, as `trajectories.player` writes them."""
+    player = synthetic.peptide(tmp_path / "a") / "player.pdb"
+    player.write_text("REMARK CHAIN A C7eq\nREMARK CHAIN B phi > 0\n" + player.read_text())
+    assert [p.name for p in read(tmp_path / "a").player] == ["C7eq", "phi > 0", "path C"]
 
 
 def test_a_cut_off_last_line_of_metrics_is_passed_over(peptide):

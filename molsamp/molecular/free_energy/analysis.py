@@ -95,7 +95,7 @@ class Analysis:
         return []
 
     def summary(self) -> dict[str, Any]:
-        """What result.json says of the walkers: engine, costs, results, warnings."""
+        """What result.json says of the walkers: engine, costs, results, warnings, kT in kJ/mol."""
         cost = self.job.cost
         return {
             "engine": self.job.task.energy.tier,
@@ -103,6 +103,7 @@ class Analysis:
             "network_calls": cost.network_calls,
             "results": {k: e.as_dict() for k, e in self.results().items()},
             "warnings": self.warnings(),
+            "kT": self.job.task.kT,
         }
 
     def figures(self, folder: Path) -> dict[str, Any]:
@@ -169,8 +170,9 @@ class Analysis:
         write(folder / "topology.pdb", lambda f: f.write_text(pdb(system, [next(iter(system.states.values())).x])))
         write(folder / "samples.dcd", lambda f: save_dcd(x, f))
         cell = self.job.grid.cell(self.job.task.values(x))
-        inside = [torch.from_numpy(m.ravel())[cell.clamp(min=0)] & (cell >= 0) for m in self.job.regions.values()]
-        tracks = [x[m][:24] for m in inside if bool(m.any())] or [x[:24]]
+        regions = self.job.regions.items()
+        inside = {k: torch.from_numpy(m.ravel())[cell.clamp(min=0)] & (cell >= 0) for k, m in regions}
+        tracks = {name: x[m][:24] for name, m in inside.items() if bool(m.any())} or {"walkers": x[:24]}
         write(folder / "player.pdb", lambda f: f.write_text(player(system, tracks, x[0].double())))
 
 

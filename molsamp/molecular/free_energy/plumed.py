@@ -90,6 +90,8 @@ def read_grid(file: str | Path) -> tuple[Grid, Table]:
     names = tuple(name for name in table if f"nbins_{name}" in sets)
     if not 1 <= len(names) <= 2:
         raise ValueError(f"{file}: is no grid of one or two CVs ('#! SET nbins_<name> N' is missing)")
+    if missing := [f"{end}_{name}" for name in names for end in ("min", "max") if f"{end}_{name}" not in sets]:
+        raise ValueError(f"{file}: '#! SET {missing[0]} ...' is missing")
     ranges = tuple((_value(sets[f"min_{name}"]), _value(sets[f"max_{name}"])) for name in names)
     wraps = [sets.get(f"periodic_{name}") == "true" for name in names]
     period = tuple(hi - lo if wrap else None for (lo, hi), wrap in zip(ranges, wraps, strict=True))

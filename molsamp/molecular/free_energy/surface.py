@@ -101,8 +101,7 @@ class Histogram:
         along = self.weight.view(-1, *g.shape)
         along = along if len(g.shape) == 1 else along.sum(2 - axis)
         F, error, half = self._of(along)
-        one = Grid(g.names[axis : axis + 1], g.period[axis : axis + 1], g.ranges[axis : axis + 1], along.shape[1:])
-        return Surface(one, F - F[np.isfinite(F)].min(), error, half)
+        return Surface(g.alone(axis), F - F[np.isfinite(F)].min(), error, half)
 
     def difference(self, a: Bool[np.ndarray, "*N"], b: Bool[np.ndarray, "*N"]) -> Estimate:
         """F_B - F_A = -kT log(P(B) / P(A)) of two sets of cells, kJ/mol; NaN where too few blocks have seen both.

@@ -12,7 +12,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from molsamp.molecular.bias import GridBias
-from molsamp.molecular.cvs import Distance, Torsion
 from molsamp.molecular.energies import Energy
 from molsamp.molecular.native.executor import Lanes
 from molsamp.molecular.native.terms import Terms
@@ -78,7 +77,7 @@ class NativeEnergy(Energy):
 
     def __add__(self, other: Energy) -> Energy:
         """With a grid bias on torsions and distances: one native energy, so that rollouts stay native."""
-        if isinstance(other, GridBias) and all(isinstance(cv, Torsion | Distance) for cv in other.cvs):
+        if isinstance(other, GridBias) and other.native:
             terms = replace(self.terms, grids=self.terms.grids.joined(other.grids()))
             threads = self.executor.threads if self.executor else None
             return NativeEnergy(terms, self.dtype, self.tier.partition("-")[0], threads)

@@ -29,7 +29,7 @@ def save(paths: Paths, folder: str | FilePath) -> None:
     if paths.problem.molecular:
         problem, frames = paths.problem, paths.path.x[::stride]
         shown = torch.argsort(paths.hit.int(), descending=True, stable=True)[:PLAYER_PATHS].tolist()  # hits first
-        tracks = [frames[:, i] for i in shown]
+        tracks = {f"path {name}": frames[:, i] for name, i in zip("ABC", shown, strict=False)}
         write(folder / "topology.pdb", lambda f: f.write_text(pdb(problem.system, [problem.start.x])))
         write(folder / "paths.dcd", lambda f: save_dcd(frames.transpose(0, 1).flatten(0, 1), f))
         write(folder / "player.pdb", lambda f: f.write_text(player(problem.system, tracks, problem.end.x)))

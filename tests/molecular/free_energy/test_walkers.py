@@ -38,6 +38,16 @@ def exact(well, grid, keep=0):
     return F - F.min()
 
 
+def test_the_chains_of_the_player_carry_the_names_of_the_regions(tmp_path):
+    """Two walkers in one state: a chain for its region, and none for the region nobody was in."""
+    system = load("alanine-dipeptide")
+    settings = {"walkers": 2, "settle": 0.01, "production": 0.02, "frame": 0.01, "record": 0.01, "snapshots": 2}
+    job = Walkers(Task.of(system), noise=Noise(0), **settings).fit()
+    analyse(job).save(tmp_path)
+    chains = [line for line in (tmp_path / "player.pdb").read_text().splitlines() if "REMARK" in line]
+    assert list(system.regions) == ["left", "right"] and chains == ["REMARK CHAIN A left"]
+
+
 def test_metadynamics_gives_the_free_energy_of_the_double_well(well):
     """F(x) by weights within its errors of the integral, 10 kT of barrier included; seed fixed.
 
