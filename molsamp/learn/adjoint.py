@@ -79,13 +79,17 @@ class Blend:
     moves: Moves | None = None
     soft: float = 0.3
 
+    def weight(self, kappa: Tensor) -> Tensor:
+        """w of adjoint matching at kappa_t."""
+        return 1.0 / (1.0 + kappa / self.width**2) if self.width > 0.0 else torch.zeros_like(kappa)
+
     def target(self, x: Field, x1: Field, adjoint: Field, s: Float[Tensor, " n"]) -> Field:
         """D* for noise levels s = kappa_t^(1/2); adjoint in 1 / units of x."""
         if self.width == 0.0:
             return x1
         kappa = (s**2).view(-1, *[1] * (x.dim() - 1))
         g = (x - x1) / kappa - adjoint
-        w = 1.0 / (1.0 + kappa / self.width**2)
+        w = self.weight(kappa)
         calm = x1 if self.moves is None else x1 + self._moved(x1, g, s**2)
         return (1.0 - w) * calm + w * (x1 + kappa * g)
 
@@ -143,6 +147,13 @@ class BridgeSampler:
         self.correcting = None if corrector is None else torch.optim.AdamW(corrector.parameters(), lr=rate)
         self.integrator, self.steps_taken = Exponential(order, noise=1.0), 0
 
+    @property
+    def networks(self) -> list[Preconditioned]:
+        """All that know the scale of the data."""
+        averaged = self.average.module
+        assert isinstance(averaged, Preconditioned)
+        return [self.denoiser, averaged, *([] if self.corrector is None else [self.corrector])]
+
     # ---------------------------------------------------------------- samples
 
     def draw(self, n: int, first: int, dtype: torch.dtype = torch.float32) -> tuple[Particles, Particles]:
@@ -176,7 +187,11 @@ class BridgeSampler:
             z = self._normal("bridges", k, keys, x1)
             left = self.base.left(t)
             x, s = bridge(items["x0"], x1, left, self.total, z), left.sqrt().to(x1.dtype)
-            return self.denoiser.loss(x, s, blend.target(x, x1, items.get("adjoint", x1), s))
+            if "adjoint" not in items:
+                return self.denoiser.loss(x, s, blend.target(x, x1, x1, s))
+            a = items["adjoint"]
+            error = blend.weight(s**2) * s**2 * a.square().mean().sqrt()
+            return self.denoiser.loss(x, s, blend.target(x, x1, a, s), error)
 
         return self._fit(loss, ring, self.optimiser, steps, batch, rate, self._keep_average)
 

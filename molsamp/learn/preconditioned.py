@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 Field = Float[Tensor, "n *event"]
-WAVES = 8  # sines, and as many cosines, of the log of the noise
+WAVES, STEPS = 8, 8  # sines, and as many cosines, of the log of the noise; smooth steps, one every factor e
+FEATURES = 2 * WAVES + STEPS
 
 
 class Preconditioned(nn.Module):
@@ -18,7 +19,7 @@ class Preconditioned(nn.Module):
         skip = d^2 / (d^2 + s^2),   out = s d / (d^2 + s^2)^(1/2)
 
     Args:
-        F: (x, s, features of log s (n, 2 WAVES)) -> the shape of x; scales its own inputs.
+        F: (x, s, features of log s (n, FEATURES)) -> the shape of x; scales its own inputs.
         size: d, the standard deviation of a coordinate of the data; a buffer, which may be measured later.
         lowest, highest: noise levels between which the features turn.
     """
@@ -35,15 +36,19 @@ class Preconditioned(nn.Module):
         skip, out = self._weights(x, s)
         return skip * x + out * self._raw(x, s)
 
-    def loss(self, x: Field, s: Float[Tensor, " n"], target: Field) -> Tensor:
-        """Mean squared error of D against a target in units of `out`: every noise level counts alike."""
+    def loss(self, x: Field, s: Float[Tensor, " n"], target: Field, error: Float[Tensor, " n"] | None = None) -> Tensor:
+        """Mean squared error of D against a target in units of `out`: every noise level counts alike, but where the
+        standard error of the target is known to be above those units it counts by its inverse variance.
+        """
         skip, out = self._weights(x, s)
-        return ((target - skip * x) / out - self._raw(x, s)).square().mean()
+        miss = ((target - skip * x) / out - self._raw(x, s)).square().flatten(1).mean(1)
+        return miss.mean() if error is None else (miss / (1.0 + (error / out.flatten()) ** 2)).mean()
 
     def _raw(self, x: Tensor, s: Tensor) -> Tensor:
-        place = torch.log(s.clamp(min=self.lowest) / self.lowest) / self.span
-        u = place[:, None] * torch.arange(1, WAVES + 1).to(s) * (0.5 * math.pi)
-        return self.F(x, s, torch.cat([u.sin(), u.cos()], 1))
+        up = torch.log(s.clamp(min=self.lowest) / self.lowest)[:, None]
+        u = up / self.span * torch.arange(1, WAVES + 1).to(s) * (0.5 * math.pi)
+        steps = (up - self.span + torch.arange(STEPS).to(s)).tanh()
+        return self.F(x, s, torch.cat([u.sin(), u.cos(), steps], 1))
 
     def _weights(self, x: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         s = s.view(-1, *[1] * (x.dim() - 1))

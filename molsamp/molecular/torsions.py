@@ -19,7 +19,8 @@ class Turns:
     """The fields u_c(x) that turn one side of every such bond as a rigid body, for centred configurations.
 
     u_c = P (e x (x_i - o)) on the far side of bond c, with e along the bond, o its end and P the projection on centred
-    displacements. e and o do not move with u_c, so its divergence vanishes and (u_c . grad) u_c = P (e x (e x (x_i - o))).
+    displacements. Neither e nor o moves with u_c, so its divergence vanishes, and its acceleration is
+    (u_c . grad) u_c = P (e x (e x (x_i - o))).
 
     Args:
         system: a molecule.

@@ -11,7 +11,8 @@ from molsamp.learn.networks import MLP
 from molsamp.molecular.paths.control import Control, Features, NetworkControl
 from molsamp.molecular.paths.problem import Problem
 from molsamp.molecular.paths.settings import NetworkSettings
-from molsamp.molecular.paths.tangent import TorsionTangents, turning
+from molsamp.molecular.paths.tangent import TorsionTangents
+from molsamp.molecular.torsions import turning
 
 WIDTHS = {"mlp": (64, 64), "painn": (16, 16), "e3nn": (8, 8)}
 
@@ -26,7 +27,7 @@ def build_control(problem: Problem, settings: NetworkSettings, noise: Noise) -> 
     if settings.head == "torsion":
         if settings.kind != "mlp":
             raise ValueError(f"network.head = 'torsion' needs network.kind = 'mlp', not {settings.kind!r}")
-        c = len(turning(problem))
+        c = len(turning(problem.system))
         mlp = MLP((3 * c + 1, *widths, c), noise, settings.activation)
         return TorsionTangents(problem, mlp.to(problem.dtype), settings.scale)
     event = problem.system.event

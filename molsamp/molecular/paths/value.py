@@ -26,7 +26,7 @@ from molsamp.engine.noise import Noise
 from molsamp.learn.networks import MLP
 from molsamp.molecular.geometry import Superposition, flat
 from molsamp.molecular.paths.problem import Problem
-from molsamp.molecular.paths.tangent import turning
+from molsamp.molecular.torsions import turning
 
 
 class Sight(NamedTuple):
@@ -89,13 +89,13 @@ class Molecule:
     frame superposed on the end configuration, the centre of mass at rest.
 
     Raises:
-        ValueError: see `tangent.turning`.
+        ValueError: see `torsions.turning`.
     """
 
     LENGTH = 0.1  # nm
 
     def __init__(self, problem: Problem):
-        torsions, sides = zip(*turning(problem), strict=True)
+        torsions, sides = zip(*turning(problem.system), strict=True)
         self.atoms, self.sides = np.array([cv.atoms for cv in torsions]), np.stack(sides)
         self.masses, self.kT, dtype = problem.masses, problem.kT, problem.dtype
         self.root = problem.masses.double().sqrt().flatten().numpy()

@@ -25,7 +25,6 @@ from torch import Tensor
 
 from molsamp.engine.bridges import Base, EDMBase, VEBase
 from molsamp.engine.estimates import Estimate
-from molsamp.engine.noise import Noise
 from molsamp.engine.rollout import rollout
 from molsamp.engine.state import Particles, Status
 from molsamp.learn.adjoint import Blend, BridgeSampler, clipped
@@ -33,12 +32,12 @@ from molsamp.learn.buffer import Ring
 from molsamp.learn.networks import flatten_state, with_prefix
 from molsamp.learn.preconditioned import Preconditioned
 from molsamp.molecular.free_energy.diffusion import networks, sources
-from molsamp.molecular.free_energy.hills import Kernel, flat
+from molsamp.molecular.free_energy.hills import Hills, Kernel, flat
 from molsamp.molecular.free_energy.settings import ASBSSettings, ASSettings, DiffusionSettings, WTASBSSettings
 from molsamp.molecular.free_energy.surface import Histogram
 from molsamp.molecular.free_energy.walkers import Walkers
-from molsamp.molecular.torsions import Turns
 from molsamp.molecular.restraints import Restraint, chirality
+from molsamp.molecular.torsions import Turns
 
 WARM_UNIT = 250  # gradient steps in a unit of the warm-up
 WARM_WALKERS = 64
@@ -46,11 +45,10 @@ FRAMES = 200  # of each of them
 
 
 class AdjointSampler(Walkers):
-    """Adjoint sampling; arguments as in `Walkers`, settings as in `DiffusionSettings`."""
+    """What the three have in common, which is all but their settings; arguments as in `Walkers`."""
 
-    name = "as"
-    Settings: Any = ASSettings
-    first_hills = 0
+    Settings = DiffusionSettings
+    bias: Hills
 
     def _begin(self) -> None:
         super()._begin()
@@ -151,9 +149,8 @@ class AdjointSampler(Walkers):
         path = rollout(task.dynamics(task.energy), task.integrator, p, times, noise=noise, save=stride)
         self.evaluations += WARM_WALKERS * stride * FRAMES
         x = self._centre(path.x[1:].flatten(0, 1))
-        for net in (self.sampler.denoiser, self.sampler.average.module, self.sampler.corrector):
-            if net is not None:
-                networks.measure(net, x)
+        for net in self.sampler.networks:
+            networks.measure(net, x)
         self.warm_ring.push({"x1": x})
         return {"note": "warm-up: dynamics"}
 
@@ -306,18 +303,25 @@ class AdjointSampler(Walkers):
             self.warm_ring.load(with_prefix("warm_ring", state))
 
 
+class AS(AdjointSampler):
+    """Adjoint sampling, from a point."""
+
+    name = "as"
+    Settings = ASSettings
+
+
 class ASBS(AdjointSampler):
     """The adjoint Schroedinger bridge sampler, whose source may be any."""
 
     name = "asbs"
-    Settings: Any = ASBSSettings
+    Settings = ASBSSettings
 
 
-class WTASBS(ASBS):
+class WTASBS(AdjointSampler):
     """ASBS with a well-tempered bias on the CVs."""
 
     name = "wt-asbs"
-    Settings: Any = WTASBSSettings
+    Settings = WTASBSSettings
 
 
 def turned(x: Float[Tensor, "n *event"], q: Float[Tensor, "n 4"]) -> Float[Tensor, "n *event"]:
