@@ -65,6 +65,23 @@ class MetadynamicsSettings(MDSettings):
     factor: float = Field(default=10.0, gt=1)
 
 
+class UmbrellaSettings(MDSettings):
+    """Umbrella sampling joined by MBAR.
+
+    Args:
+        walkers: in each window; each is a replicate of the whole calculation, and errors are their scatter.
+        settle, production: ps of each walker in each window, not counted and counted.
+        windows: on each axis; by default 40 for one CV, 16 for each of two.
+        share: standard deviation under a spring alone, in spacings of the windows.
+    """
+
+    walkers: int = Field(default=16, ge=8)
+    settle: Positive = 10.0
+    production: Positive = 50.0
+    windows: int | None = Field(default=None, ge=2)
+    share: float = Field(default=0.5, gt=0)
+
+
 class ProcessSettings(Strict):
     """The clock of a diffusion sampler: at which noise levels it steps and learns (see `engine.bridges`).
 
@@ -184,6 +201,7 @@ class WTASBSSettings(ASBSSettings):
 METHODS: dict[str, type[pydantic.BaseModel]] = {
     "metadynamics": MetadynamicsSettings,
     "md": MDSettings,
+    "umbrella": UmbrellaSettings,
     "as": ASSettings,
     "asbs": ASBSSettings,
     "wt-asbs": WTASBSSettings,

@@ -22,6 +22,7 @@ from molsamp.engine.rollout import rollout
 from molsamp.engine.state import Particles, Path, Status
 from molsamp.learn.drive import Abandoned
 from molsamp.learn.networks import flatten_state, with_prefix
+from molsamp.molecular.bias import GridBias
 from molsamp.molecular.free_energy import plumed
 from molsamp.molecular.free_energy.hills import Hills, Kernel, flat
 from molsamp.molecular.free_energy.settings import MDSettings, MetadynamicsSettings
@@ -91,14 +92,15 @@ class Walkers(Work):
     def _build(self) -> dict[str, Any]:
         raise NotImplementedError  # nothing to build
 
-    def _carry(self, rows: int, save: int) -> Path:
-        """All walkers on by so many rows under the bias as it is, every `save`-th frame kept."""
+    def _carry(self, rows: int, save: int, bias: GridBias | None = None, noise: Noise | None = None) -> Path:
+        """All walkers on by so many rows, every `save`-th frame kept; under the bias as it is unless another is given."""
         task, n = self.task, len(self.p)
-        dyn = task.dynamics(task.energy if self.bias is None else task.energy + self.bias)
+        bias, noise = bias or self.bias, noise or self.noise
+        dyn = task.dynamics(task.energy if bias is None else task.energy + bias)
         parts, longest = [], max(1, PIECE // (n * save)) * save
         for done in range(0, rows, longest):
             times = [k * task.timestep for k in range(min(longest, rows - done) + 1)]
-            parts.append(rollout(dyn, task.integrator, self.p, times, noise=self.noise, save=save, first=self.rows))
+            parts.append(rollout(dyn, task.integrator, self.p, times, noise=noise, save=save, first=self.rows))
             self.p, self.rows = parts[-1].final, self.rows + len(times) - 1
             self.evaluations += n * (len(times) - 1)
             self._check()
