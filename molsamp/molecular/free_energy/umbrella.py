@@ -1,8 +1,8 @@
 """Umbrella sampling: windows under springs on the CVs, joined by MBAR.
 
 Window k holds the walkers by U_k(s) = sum over axes of (kappa/2) (s - c_k)^2, kappa = kT / (share x spacing)^2, so that
-in a flat place neighbours overlap. Windows are taken in the order of a search from the minima of the states outwards, and a
-walker begins where its namesake ended in the window before: walker g of all windows is one replicate of the whole
+in a flat place neighbours overlap. Windows are taken in the order of a search from the minima of the states outwards,
+and a walker begins where its namesake ended in the window before: walker g of all windows is one replicate of the whole
 calculation, independent of the others. Each replicate is joined by MBAR (Shirts and Chodera, J. Chem. Phys. 129,
 124105 (2008)): with N_k frames of window k,
 
@@ -11,8 +11,8 @@ calculation, independent of the others. Each replicate is joined by MBAR (Shirts
 f_k by pymbar on frames far apart, w_n for all. The scatter of the replicates is the error of everything: correlated
 frames, windows that were left too early, and f_k included.
 
-U_k is a sum over axes of cubic splines, each the spring at the nodes of a grid; walkers feel the same splines that w_n is
-made of, kink half a period away included.
+U_k is a sum over axes of cubic splines through the spring at the nodes of a grid. Walkers feel the same splines that w_n
+is made of, the kink half a period away included.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from molsamp.molecular.free_energy.walkers import Walkers
 
 FINE = 9  # nodes of a spring's grid from one window to the next
 WINDOWS = {1: 40, 2: 16}  # on each axis
-PARTS = (0.25, 0.5, 0.75, 1.0)  # of each window's frames, for the picture of convergence
-THIN = 40  # frames of a window that f_k is found from, at most
+PARTS = (0.25, 0.5, 1.0)  # of each window's frames, for the picture of convergence
+THIN = 20  # frames of a window that f_k is found from, at most
 ALONE = 0.05  # share of a window's weight that lies in other windows, below which it is worth a word
 
 
@@ -75,6 +75,7 @@ class Umbrella(Walkers):
         self.v = self.x.clone()
         self.total = W + len(PARTS)
         self.built = self.settled = 0
+        self.f: Float[np.ndarray, " W"] | None = None
         self.alone: tuple[float, int] = (1.0, 0)
 
     def _search(self) -> tuple[list[int], dict[int, int]]:
@@ -208,7 +209,8 @@ class Umbrella(Walkers):
         u = self._reduced(0, flat[:, 0])
         if len(self.shape) == 2:
             u = (u[:, :, None] + self._reduced(1, flat[:, 1])[:, None]).flatten(1)
-        mbar = _mbar(u.T.numpy(), known.sum(1).numpy())
+        mbar = _mbar(u.T.numpy(), known.sum(1).numpy(), self.f)
+        self.f = mbar.f_k  # where the next solution begins
         overlap = mbar.compute_overlap()["matrix"]
         shared = 1.0 - np.diag(overlap)
         self.alone = min(self.alone, (float(shared.min()), int(shared.argmin())))
@@ -245,9 +247,10 @@ class Umbrella(Walkers):
         self.alone = share, int(window)
 
 
-def _mbar(u_kn: Float[np.ndarray, "K N"], N_k: np.ndarray) -> Any:
-    """pymbar's MBAR, without its remarks on what else could be installed."""
+def _mbar(u_kn: Float[np.ndarray, "K N"], N_k: np.ndarray, f_k: np.ndarray | None) -> Any:
+    """pymbar's MBAR by Newton steps, without its remarks on what else could be installed."""
     logging.getLogger("pymbar").setLevel(logging.ERROR)
     import pymbar
 
-    return pymbar.MBAR(u_kn, N_k, relative_tolerance=1e-7)
+    newton = ({"method": "adaptive", "options": {"maxiter": 1000}},)
+    return pymbar.MBAR(u_kn, N_k, initial_f_k=f_k, solver_protocol=newton)

@@ -93,7 +93,7 @@ class Walkers(Work):
         raise NotImplementedError  # nothing to build
 
     def _carry(self, rows: int, save: int, bias: GridBias | None = None, noise: Noise | None = None) -> Path:
-        """All walkers on by so many rows, every `save`-th frame kept; under the bias as it is unless another is given."""
+        """All walkers on by so many rows, every `save`-th frame kept; under another bias than the present if given."""
         task, n = self.task, len(self.p)
         bias, noise = bias or self.bias, noise or self.noise
         dyn = task.dynamics(task.energy if bias is None else task.energy + bias)
