@@ -30,7 +30,9 @@ from molsamp.molecular.free_energy.surface import Histogram
 from molsamp.molecular.free_energy.windows import Windows
 from molsamp.molecular.grids import Grid
 
-SOLVED = 400  # frames of a window that the f_k come from, at most; all frames are weighted
+SOLVED = 100  # frames of a window that pymbar solves for, at most; Newton steps on all frames finish its solution
+STEP = 1e-2  # kT: a Newton step below it is the last, what is left is of the order of its square
+STEPS = 20
 CHUNK = 16384  # frames whose energies in all windows are held at once
 
 
@@ -60,13 +62,17 @@ def join(windows: Windows, s: Float[Tensor, "K T B k"], grid: Grid, guess: Float
         guess: of f_k.
     """
     K, T, B, _ = s.shape
-    few = torch.linspace(0, T - 1, min(T, max(1, SOLVED // B))).round().long()
+    few = torch.linspace(0, T - 1, min(T, max(2, SOLVED // B))).round().long()
     u_nk = windows.reduced(s[:, few].flatten(0, 2))
     f_k = _solve(u_nk, _trapezoid(windows, u_nk) if guess is None else guess)
-    P_nk = torch.softmax(f_k - u_nk, 1)
-    psi = P_nk.view(K, len(few), B, K).sum((0, 1)) - len(few)
-    J = torch.diag(P_nk.sum(0)) - P_nk.T @ P_nk
-    df = -psi @ torch.linalg.pinv(J, hermitian=True)
+    for _ in range(STEPS):
+        psi, J, overlap = _equations(windows, s, f_k)
+        inverse = torch.linalg.pinv(J, hermitian=True)
+        step = -psi.sum(0) @ inverse
+        f_k = f_k + step
+        if float(step.abs().max()) < STEP:
+            break
+    df = -(psi - psi.mean(0)) @ inverse
 
     h, top = Histogram.empty(grid, windows.kT, B), -float(torch.logsumexp(f_k - u_nk, 1).min())
     G, logws = torch.zeros(h.weight.shape[1], K, dtype=torch.float64), []
@@ -79,13 +85,28 @@ def join(windows: Windows, s: Float[Tensor, "K T B k"], grid: Grid, guess: Float
         logws.append(logw.view(len(a), B))
         h = h.add(a, logws[-1])
     h = Histogram(grid, h.kT, h.weight - df @ G.T, h.square, h.count)
-    return Joined(f_k, h, torch.cat(logws).view(K, T, B), P_nk.view(K, -1, K).mean(1))
+    return Joined(f_k - f_k[0], h, torch.cat(logws).view(K, T, B), overlap)
+
+
+def _equations(windows: Windows, s: Float[Tensor, "K T B k"], f_k: Float[Tensor, " K"]) -> tuple[Tensor, ...]:
+    """psi (B, K), J (K, K) and the overlap (K, K) at f_k, of all frames."""
+    K, T, B, _ = s.shape
+    psi, PP, overlap = torch.full((B, K), -float(T), dtype=torch.float64), torch.zeros(K, K).double(), []
+    for of_window in s:
+        seen = torch.zeros(B, K, dtype=torch.float64)
+        for a in of_window.split(max(1, CHUNK // B)):
+            P_nk = torch.softmax(f_k - windows.reduced(a.flatten(0, 1)), 1)
+            PP += P_nk.T @ P_nk
+            seen += P_nk.view(len(a), B, K).sum(0)
+        psi += seen
+        overlap.append(seen.sum(0) / (T * B))
+    return psi, torch.diag(psi.sum(0) + T * B) - PP, torch.stack(overlap)
 
 
 def _solve(u_nk: Float[Tensor, "N K"], guess: Float[Tensor, " K"]) -> Float[Tensor, " K"]:
     """f_k from as many frames of each window, in the windows' order."""
     N, K = u_nk.shape
-    newton = ({"method": "adaptive", "tol": 1e-8, "options": {"min_sc_iter": 0, "maxiter": 200}},)
+    newton = ({"method": "adaptive", "tol": 1e-6, "options": {"min_sc_iter": 0, "maxiter": 200}},)
     with _quiet():
         from pymbar import MBAR
 
