@@ -20,6 +20,7 @@ _HOMES = {
     "Task": "molsamp.molecular.free_energy.task",
     "Metadynamics": "molsamp.molecular.free_energy.walkers",
     "Walkers": "molsamp.molecular.free_energy.walkers",
+    "Umbrella": "molsamp.molecular.free_energy.umbrella",
     "Paths": "molsamp.molecular.paths.paths",
     "NativeEnergy": "molsamp.molecular.native.energy",
     "OpenMMEnergy": "molsamp.molecular.openmm_energy",

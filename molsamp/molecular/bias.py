@@ -58,14 +58,8 @@ class GridBias(Energy):
         """V in kJ/mol at CV values s, differentiable."""
         row, bases, grid = torch.zeros(1, dtype=torch.int64, device=s.device), [], self.grid
         for axis, n in enumerate(grid.patches):
-            t = (s[:, axis] - grid.ranges[axis][0]) / grid.spacing[axis]
-            if grid.periodic[axis]:
-                t = t - n * torch.floor(t / n)
-            edge = t.clamp(0, n)
-            patch = edge.detach().floor().long().clamp(0, n - 1)  # NaN stays in u
-            u, beyond = edge - patch, t - edge
-            one = torch.ones_like(u)
-            bases.append(torch.stack([one, u + beyond, u * (u + 2 * beyond), u**2 * (u + 3 * beyond)], dim=1))
+            patch, basis = grid.place(s[:, axis], axis)
+            bases.append(basis)
             row = row * n + patch
         table = self._table(s)[row]
         if len(bases) == 1:

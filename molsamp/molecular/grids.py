@@ -74,6 +74,17 @@ class Grid:
         mesh = np.meshgrid(*(self.nodes(axis) for axis in range(len(self.shape))), indexing="ij")
         return np.stack([a.ravel() for a in mesh], -1)
 
+    def place(self, s: Float[Tensor, " n"], axis: int) -> tuple[Int[Tensor, " n"], Float[Tensor, "n 4"]]:
+        """Patch of each value along an axis, and 1, u, u^2, u^3 in it; beyond the ends the tangents of these."""
+        n = self.patches[axis]
+        t = (s - self.ranges[axis][0]) / self.spacing[axis]
+        if self.periodic[axis]:
+            t = t - n * torch.floor(t / n)
+        edge = t.clamp(0, n)
+        patch = edge.detach().floor().long().clamp(0, n - 1)  # NaN stays in u
+        u, beyond = edge - patch, t - edge
+        return patch, torch.stack([torch.ones_like(u), u + beyond, u * (u + 2 * beyond), u**2 * (u + 3 * beyond)], 1)
+
     def cell(self, s: Float[Tensor, "n k"]) -> Int[Tensor, " n"]:
         """Number of the nearest node as `points` counts them; -1 beyond half a spacing from the last, or for NaN."""
         cell, inside = torch.zeros(len(s), dtype=torch.int64), torch.ones(len(s), dtype=torch.bool)

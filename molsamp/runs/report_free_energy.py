@@ -21,7 +21,15 @@ WORDS = {
         "state. What they never visited is left blank, and a basin that only a few of them reached has no free energy "
         "here. The intervals come from the scatter of the walkers."
     ),
+    "umbrella": (
+        "Harmonic windows held the walkers at every point of a mesh in turn, breadth first from the states, and MBAR "
+        "(pymbar) joined all frames into one ensemble without bias. Each walker made the whole calculation, "
+        "independently of the others: the intervals come from their scatter, that of the windows' own free energies "
+        "included. What no window can tell is slow motion along anything but these variables; windows that start from "
+        "their neighbours inherit it."
+    ),
 }
+PARTS = "Differences from the first tenth of every window's frames, two tenths and so on, with 95 % intervals."
 
 
 def page(run: Finished) -> Page:
@@ -48,7 +56,7 @@ def page(run: Finished) -> Page:
             panel(
                 "Towards the result",
                 figures.convergence(run),
-                "Differences from all samples so far, with 95 % intervals.",
+                PARTS if r["method"] == "umbrella" else "Differences from all samples so far, with 95 % intervals.",
                 "no difference could be told",
             ),
             panel(

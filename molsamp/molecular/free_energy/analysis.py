@@ -39,7 +39,7 @@ class Analysis:
     @cached_property
     def by_bias(self) -> np.ndarray | None:
         """F at the nodes by the bias; None without one."""
-        return None if self.job.bias is None else self.job.bias.free_energy()
+        return self.job.by_bias()
 
     def results(self) -> dict[str, Estimate]:
         """Differences of free energy, effective samples, disagreement of the estimators."""
@@ -55,10 +55,8 @@ class Analysis:
 
     def warnings(self) -> list[str]:
         """What a reader should doubt, in words."""
-        job, found = self.job, []
+        job, found = self.job, self.job.warnings()
         table = self.results()
-        if job.lost:
-            found.append(f"{job.lost} of {len(job.p)} walkers diverged and were left out from then on.")
         for name, estimate in table.items():
             if name.startswith("dF:"):
                 found += self._doubts(name, estimate)
@@ -77,7 +75,7 @@ class Analysis:
         if math.isnan(estimate.value):
             return [
                 f"{crossed} of {len(self.job.p)} walkers were in both {a} and {b} during the production: too few to "
-                "tell their difference. Let the bias grow for longer (`build`), or choose CVs that tell the two apart."
+                f"tell their difference. {self.job.advice}"
             ]
         history = np.array(self.job.history)
         column = 1 + 3 * list(self.job.differences()).index(name)
@@ -155,12 +153,10 @@ class Analysis:
                 yield evaluations, name, *numbers[3 * i : 3 * i + 3]
 
     def _weights(self) -> Iterable[Sequence[Any]]:
-        """Share of the production's samples by the log of their weight relative to the largest at a node."""
-        if self.job.bias is None:
+        """Share of the production's samples by the log of their weight relative to the largest."""
+        if (found := self.job.log_weights()) is None:
             return
-        kT, V = self.job.task.kT, self.job.bias.values
-        logw = ((V - V.max()) / kT).ravel()
-        visits = (self.job.histogram.weight.sum(0).numpy() / np.exp(logw)) if len(logw) else logw
+        logw, visits = found
         shares, edges = np.histogram(logw, BINS, (logw.min(), 0.0), weights=visits / visits.sum())
         yield from zip(edges[:-1], edges[1:], shares, strict=True)
 

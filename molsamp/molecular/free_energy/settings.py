@@ -66,20 +66,25 @@ class MetadynamicsSettings(MDSettings):
 
 
 class UmbrellaSettings(MDSettings):
-    """Umbrella sampling joined by MBAR.
+    """Umbrella sampling: a mesh of harmonic windows, each visited by all walkers, joined by MBAR.
 
     Args:
-        walkers: in each window; each is a replicate of the whole calculation, and errors are their scatter.
-        settle, production: ps of each walker in each window, not counted and counted.
-        windows: on each axis; by default 40 for one CV, 16 for each of two.
-        share: standard deviation under a spring alone, in spacings of the windows.
+        windows: along each CV; by default 24 for one CV and 12 for two.
+        width: standard deviation of a window's harmonic over the distance of two centres; its spring constant is
+            kT / (width distance)^2.
+        walkers: independent repetitions of the whole calculation, 8 or more.
+        settle: ps of each walker in each window that are not counted.
+        production: ps of each walker in each window that are.
+        snapshots: structures kept of each walker in each window.
     """
 
-    walkers: int = Field(default=16, ge=8)
-    settle: Positive = 10.0
-    production: Positive = 50.0
     windows: int | None = Field(default=None, ge=2)
-    share: float = Field(default=0.5, gt=0)
+    width: float = Field(default=0.45, gt=0, le=3)
+    walkers: int = Field(default=32, ge=8)
+    settle: Positive = 8.0
+    production: Positive = 40.0
+    record: Positive = 8.0
+    snapshots: int = Field(default=1, ge=1)
 
 
 class ProcessSettings(Strict):
@@ -202,14 +207,15 @@ METHODS: dict[str, type[pydantic.BaseModel]] = {
     "metadynamics": MetadynamicsSettings,
     "md": MDSettings,
     "umbrella": UmbrellaSettings,
-    "as": ASSettings,
-    "asbs": ASBSSettings,
-    "wt-asbs": WTASBSSettings,
 }
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "demo": {},
-    "full": {"metadynamics": {"build": 5000.0, "production": 30000.0}, "md": {"production": 30000.0}},
+    "full": {
+        "metadynamics": {"build": 5000.0, "production": 30000.0},
+        "md": {"production": 30000.0},
+        "umbrella": {"settle": 20.0, "production": 400.0, "record": 20.0},
+    },
 }
 
 

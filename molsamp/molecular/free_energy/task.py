@@ -96,10 +96,10 @@ class Task:
             raise ValueError(f"{what}: got {time:g}, which is less than the timestep of {self.timestep:g}")
         return rows
 
-    def start(self, noise: Noise, n: int, everywhere: bool) -> Particles:
-        """n walkers with thermal velocities in the minima of all states in turn, or in the start state alone."""
-        ids, states, start = torch.arange(n), self.system.states, self.system.settings.start
-        minima = torch.stack([s.x for s in (states.values() if everywhere else [states[start]])]).to(self.dtype)
+    def start(self, noise: Noise, n: int, states: Sequence[str]) -> Particles:
+        """n walkers with thermal velocities in the minima of these states in turn."""
+        ids = torch.arange(n)
+        minima = torch.stack([self.system.states[name].x for name in states]).to(self.dtype)
         return self.thermal(minima[ids % len(minima)], noise.child("velocities"))
 
     def thermal(self, x: Float[Tensor, "n *event"], noise: Noise, step: int = 0) -> Particles:

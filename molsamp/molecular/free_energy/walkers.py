@@ -11,8 +11,9 @@ stands beside the one by weights: where they disagree the hills had not converge
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -50,8 +51,8 @@ class Walkers(Work):
     """
 
     name = "md"
-    Settings = MDSettings
-    first_hills = 0  # the unit that begins HILLS
+    Settings: ClassVar[type[MDSettings]] = MDSettings
+    advice: ClassVar[str] = "Let them run longer, or take a method with a bias."  # where two states were not both seen
 
     def __init__(self, task: Task, settings: Any = None, noise: Noise | None = None, **overrides: Any):
         self.task = task
@@ -61,9 +62,10 @@ class Walkers(Work):
         s, task = self.settings, self.task
         self.grid = task.grid(s.grid)
         self.regions = task.regions(self.grid)
-        self.p = task.start(self.noise, s.walkers, everywhere=self.name != "md")
+        self.p = task.start(self.noise, s.walkers, self._first_states())
+        self.stream = self.noise  # of the rollouts
         self.rows = 0  # behind every walker
-        self.bias: Hills | None = None
+        self.bias: GridBias | None = None
         self.histogram = Histogram.empty(self.grid, task.kT, blocks(s.walkers))
         self.history: list[list[float]] = []  # evaluations, then value and half interval of each difference
         self.snapshots: list[Tensor] = []
@@ -75,6 +77,9 @@ class Walkers(Work):
         self.built = 0
         self.settled = settle
         self.total = settle + max(s.snapshots, counted)
+
+    def _first_states(self) -> list[str]:
+        return [self.task.system.settings.start]
 
     # ---------------------------------------------------------------- units
 
@@ -92,15 +97,14 @@ class Walkers(Work):
     def _build(self) -> dict[str, Any]:
         raise NotImplementedError  # nothing to build
 
-    def _carry(self, rows: int, save: int, bias: GridBias | None = None, noise: Noise | None = None) -> Path:
-        """All walkers on by so many rows, every `save`-th frame kept; under another bias than the present if given."""
+    def _carry(self, rows: int, save: int) -> Path:
+        """All walkers on by so many rows under the bias as it is, every `save`-th frame kept."""
         task, n = self.task, len(self.p)
-        bias, noise = bias or self.bias, noise or self.noise
-        dyn = task.dynamics(task.energy if bias is None else task.energy + bias)
+        dyn = task.dynamics(task.energy if self.bias is None else task.energy + self.bias)
         parts, longest = [], max(1, PIECE // (n * save)) * save
         for done in range(0, rows, longest):
             times = [k * task.timestep for k in range(min(longest, rows - done) + 1)]
-            parts.append(rollout(dyn, task.integrator, self.p, times, noise=noise, save=save, first=self.rows))
+            parts.append(rollout(dyn, task.integrator, self.p, times, noise=self.stream, save=save, first=self.rows))
             self.p, self.rows = parts[-1].final, self.rows + len(times) - 1
             self.evaluations += n * (len(times) - 1)
             self._check()
@@ -114,10 +118,10 @@ class Walkers(Work):
         logw = self._log_weights(s)
         if self.k >= self.settled:
             self._count(s, logw)
-            self._note_differences()
+            self._note_differences(float(self.evaluations))
             if len(self.snapshots) < self._due():
                 self.snapshots.append(path.x[-1].clone())
-        self._write_colvar(s[-1], logw[-1])
+        self._write_colvar(s[-1], self.task.kT * logw[-1])
         return {"ess": self.histogram.ess, "note": self._word("production", self.built, self.total)}
 
     def _count(self, s: Float[Tensor, "T n k"], logw: Float[Tensor, "T n"]) -> None:
@@ -144,17 +148,31 @@ class Walkers(Work):
 
     # ---------------------------------------------------------------- results
 
-    def differences(self) -> dict[str, Any]:
-        """F_B - F_A from the first state to every other one, as estimates in kJ/mol."""
-        first, *others = self.regions
-        return {
-            f"dF:{first}->{other}": self.histogram.difference(self.regions[first], self.regions[other])
-            for other in others
-        }
+    def by_bias(self) -> Float[np.ndarray, "*N"] | None:
+        """F at the nodes by the bias, kJ/mol, least value 0; None where the bias does not tell."""
+        return None
 
-    def _note_differences(self) -> None:
-        found = self.differences().values()
-        self.history.append([float(self.evaluations), *(a for e in found for a in (e.value, *e.interval))])
+    def log_weights(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Log weights in nats and how many samples have each; None where all are the same."""
+        if self.bias is None:
+            return None
+        logw = (self.bias.values - self.bias.values.max()).ravel() / self.task.kT
+        return logw, self.histogram.weight.sum(0).numpy() / np.exp(logw)
+
+    def warnings(self) -> list[str]:
+        """What went wrong on the way, in words."""
+        left_out = f"{self.lost} of {len(self.p)} walkers diverged and were left out from then on."
+        return [left_out] if self.lost else []
+
+    def differences(self, histogram: Histogram | None = None) -> dict[str, Any]:
+        """F_B - F_A from the first state to every other one, as estimates in kJ/mol; of all samples unless given."""
+        first, *others = self.regions
+        h = histogram or self.histogram
+        return {f"dF:{first}->{other}": h.difference(self.regions[first], self.regions[other]) for other in others}
+
+    def _note_differences(self, evaluations: float, histogram: Histogram | None = None) -> None:
+        found = self.differences(histogram).values()
+        self.history.append([evaluations, *(a for e in found for a in (e.value, *e.interval))])
 
     # ---------------------------------------------------------------- files and checkpoints
 
@@ -162,21 +180,23 @@ class Walkers(Work):
         """What the last unit adds to HILLS and COLVAR."""
         return self._written
 
-    def _write_colvar(self, s: Float[Tensor, "n k"], logw: Float[Tensor, " n"]) -> None:
-        """One line a walker: time, walker, CVs, bias in kJ/mol (0 at its largest node)."""
+    def _write_colvar(self, s: Float[Tensor, "n k"], bias: Float[Tensor, " n"], **more: float) -> None:
+        """One line a walker: time, walker, what is the same for all, CVs, bias in kJ/mol (0 at its largest node)."""
         walker = torch.arange(len(s), dtype=torch.float64)
-        time = torch.full_like(walker, self.rows * self.task.timestep)
-        text = plumed.rows(*(c.numpy() for c in (time, walker, *s.unbind(1), self.task.kT * logw)))
-        self._written["COLVAR"] = self._headed("COLVAR", ["time", "walker", *self.grid.names, "bias"]) + text
+        same = [torch.full_like(walker, a) for a in (self.rows * self.task.timestep, *more.values())]
+        text = plumed.rows(*(c.numpy() for c in (same[0], walker, *same[1:], *s.unbind(1), bias)))
+        fields = ["time", "walker", *more, *self.grid.names, "bias"]
+        self._written["COLVAR"] = self._headed(fields, self.built) + text
 
-    def _write_hills(self, text: str) -> None:
+    def _write_hills(self, text: str, first: int) -> None:
+        """Lines of HILLS, begun by the unit `first`."""
         names = self.grid.names
         fields = ["time", *names, *(f"sigma_{name}" for name in names), "height", "biasf"]
-        self._written["HILLS"] = self._headed("HILLS", fields) + text
+        self._written["HILLS"] = self._headed(fields, first) + text
 
     def _hills(self, s: Float[Tensor, "n k"], heights: Float[Tensor, " n"]) -> str:
         """A line a hill, heights scaled as PLUMED has them (see `plumed`)."""
-        assert self.bias is not None
+        assert isinstance(self.bias, Hills)
         kernel, put = self.bias.kernel, heights > 0
         n, scale = int(put.sum()), self.bias.scale
         time = torch.full((n,), self.rows * self.task.timestep, dtype=torch.float64)
@@ -184,9 +204,8 @@ class Walkers(Work):
         columns = [time, *s[put].unbind(1), *widths, scale * heights[put], torch.full_like(time, kernel.factor)]
         return plumed.rows(*(c.numpy() for c in columns))
 
-    def _headed(self, file: str, fields: list[str]) -> str:
+    def _headed(self, fields: list[str], first: int) -> str:
         """The header of a file, where this unit is the first that writes to it."""
-        first = {"HILLS": self.first_hills, "COLVAR": self.built}[file]
         return plumed.header(fields, self.grid) if self.k == first else ""
 
     def _state(self) -> dict[str, Tensor]:
@@ -196,7 +215,7 @@ class Walkers(Work):
             "sums": torch.tensor([self.histogram.square, self.histogram.count], dtype=torch.float64),
             "history": torch.tensor(self.history, dtype=torch.float64),
         }
-        if self.bias is not None:
+        if isinstance(self.bias, Hills):
             flat["bias"] = torch.from_numpy(self.bias.values)
         flat |= {f"snapshot{i}": x for i, x in enumerate(self.snapshots)}
         return flat | flatten_state("walkers", self.p.to_tensors())
@@ -206,7 +225,7 @@ class Walkers(Work):
         square, count = state["sums"].tolist()
         self.histogram = Histogram(self.grid, self.task.kT, state["weight"], square, int(count))
         self.history = state["history"].tolist()
-        if self.bias is not None:
+        if isinstance(self.bias, Hills):
             self.bias = self.bias.valued(state["bias"].numpy())
         self.snapshots = []
         while (name := f"snapshot{len(self.snapshots)}") in state:
@@ -220,6 +239,7 @@ class Metadynamics(Walkers):
 
     name = "metadynamics"
     Settings = MetadynamicsSettings
+    advice = "Let the bias grow for longer (`build`), or choose CVs that tell the two apart."
 
     def _begin(self) -> None:
         super()._begin()
@@ -232,6 +252,13 @@ class Metadynamics(Walkers):
 
     bias: Hills
 
+    def _first_states(self) -> list[str]:
+        return list(self.task.system.states)
+
+    def by_bias(self) -> Float[np.ndarray, "*N"]:
+        """-gamma/(gamma - 1) V, kJ/mol."""
+        return self.bias.free_energy()
+
     def _build(self) -> dict[str, Any]:
         """A unit of batches of hills."""
         text = []
@@ -241,5 +268,5 @@ class Metadynamics(Walkers):
             s = s.masked_fill((path.final.status == Status.DIVERGED)[:, None], torch.nan)
             self.bias, heights = self.bias.deposit(s)
             text.append(self._hills(s, heights))
-        self._write_hills("".join(text))
+        self._write_hills("".join(text), 0)
         return {"note": self._word("build", 0, self.built), "height": float(heights.sum())}

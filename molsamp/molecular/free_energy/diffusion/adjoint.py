@@ -57,7 +57,6 @@ class AdjointSampler(Walkers):
         self.height, factor = getattr(s, "height", 0.0), getattr(s, "factor", math.inf)
         self.bias = flat(task.cvs, self.grid, task.system.event, Kernel(self.height, tuple(width), factor, task.kT))
         self.warm = 1 + -(-s.warm_steps // WARM_UNIT)
-        self.first_hills = self.warm
         self.built = self.warm + s.epochs
         self.settled, self.total = self.settled + self.built, self.total + self.built
         self.sampler = self._sampler(s)
@@ -144,7 +143,7 @@ class AdjointSampler(Walkers):
         s, task, noise = self.settings, self.task, self.noise.child("warm")
         rows = max(FRAMES, task.rows(s.warm, "warm"))
         stride = rows // FRAMES
-        p = task.start(noise, WARM_WALKERS, everywhere=False)
+        p = task.start(noise, WARM_WALKERS, [task.system.settings.start])
         times = [k * task.timestep for k in range(stride * FRAMES + 1)]
         path = rollout(task.dynamics(task.energy), task.integrator, p, times, noise=noise, save=stride)
         self.evaluations += WARM_WALKERS * stride * FRAMES
@@ -180,7 +179,7 @@ class AdjointSampler(Walkers):
         metrics: dict[str, Any] = {"outside": 1.0 - float(good.float().mean())}
         if epoch < s.epochs - max(1, round(s.frozen * s.epochs)) and self.height > 0.0:
             self.bias, heights = self.bias.deposit(cv)
-            self._write_hills(self._hills(cv, heights))
+            self._write_hills(self._hills(cv, heights), self.warm)
             metrics["height"] = float(heights.sum())
         slope = self._slope(x1).masked_fill(~good.view(-1, *[1] * (x1.dim() - 1)), torch.nan)
         self.ring.push({"x0": start.x, "x1": x1, "slope": slope})
