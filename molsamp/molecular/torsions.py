@@ -54,7 +54,7 @@ def turning(system: System) -> list[tuple[Torsion, Bool[np.ndarray, " A"]]]:
     """
     topology, cvs = system.topology, system.cvs.values()
     if topology is None:
-        raise ValueError(f"torsions are turned in molecules; {system.name} is a toy")
+        raise ValueError(f"turning torsions needs a molecule; {system.name} is a toy")
     near: dict[int, list[int]] = {i: [] for i in range(system.event[0])}
     for one, other in topology.bonds():
         near[one.index].append(other.index)
