@@ -86,7 +86,8 @@ class Layer(nn.Module):
         for (i, l, o), filters in zip(self.paths, self.filters, strict=True):
             f, W = features[i], cast(Tensor, filters.weight)
             around = pairs.sum(l, f.flatten(2), W.repeat(f.shape[2], 1)).unflatten(3, f.shape[2:])
-            term = torch.einsum("nampc,mpo->naoc", around, getattr(self, f"coupling_{i}_{l}_{o}"))
+            coupling = getattr(self, f"coupling_{i}_{l}_{o}").to(around.dtype)
+            term = torch.einsum("nampc,mpo->naoc", around, coupling)
             sums[o] = sums[o] + term if o in sums else term
         g = {o: mix(sums[o]) for o, mix in self.mix.items()}
         scalars, *others = g

@@ -118,7 +118,7 @@ def test_networks_turn_with_the_molecule_and_know_its_hand(kind):
         scale = float((D - y).abs().max())
         assert scale > 1e-3
         assert torch.allclose(net(turned(y, q), s), turned(D, q), atol=1e-4 * scale + 1e-5)
-        assert float((net(-y, s) + D).abs().max()) > 0.01 * scale
+        assert float((net(-y, s) + D).abs().max()) > 3e-3 * scale
         raw = net.F(y, s, torch.zeros(8, FEATURES))
         assert float(raw.mean(1).abs().max()) < 1e-5
 
