@@ -21,25 +21,32 @@ STIFF = 2412.0  # kJ/mol/rad^2, 25 eV
 
 
 class Restraint(Energy):
-    """E(x) = k / 2 sum over columns of max(0, |s_j(x) - centre_j| - slack_j)^2.
+    """E(x) = sum over columns of k_j / 2 (how far s_j(x) is below low_j or above high_j)^2.
 
     Args:
         cv: s, of k columns.
-        centre, slack: one number a column, in its units.
-        stiffness: kJ/mol over the unit squared.
+        low, high: one number a column, in its units; -inf or inf leaves a side open, where there is no period.
+        stiffness: k, kJ/mol over the unit squared; one, or one a column.
         event: shape of a configuration.
     """
 
     def __init__(
-        self, cv: CV, centre: Sequence[float], slack: Sequence[float], stiffness: float, event: tuple[int, ...]
+        self,
+        cv: CV,
+        low: Sequence[float],
+        high: Sequence[float],
+        stiffness: float | Sequence[float],
+        event: tuple[int, ...],
     ):
-        self.cv, self.stiffness, self.event = cv, stiffness, event
-        self.centre, self.slack = (torch.tensor(a, dtype=torch.float64) for a in (centre, slack))
+        self.cv, self.event = cv, event
+        lo, hi, self.stiffness = (torch.tensor(a, dtype=torch.float64) for a in (low, high, stiffness))
+        self.middle = torch.where(lo.isinf(), hi, torch.where(hi.isinf(), lo, 0.5 * (lo + hi)))
+        self.low, self.high = lo - self.middle, hi - self.middle
 
     def beyond(self, x: Float[Tensor, "n *event"]) -> Float[Tensor, "n k"]:
         """How far each column is out, 0 inside."""
-        d = wrap(self.cv(x) - self.centre.to(x), self.cv.period)
-        return (d.abs() - self.slack.to(x)).clamp(min=0.0)
+        d = wrap(self.cv(x) - self.middle.to(x), self.cv.period)
+        return torch.maximum(self.low.to(x) - d, d - self.high.to(x)).clamp(min=0.0)
 
     def violated(self, x: Float[Tensor, "n *event"]) -> Bool[Tensor, " n"]:
         """Whether a configuration is out anywhere (or not a number)."""
@@ -48,17 +55,9 @@ class Restraint(Energy):
     def _energy_force(self, x: Tensor) -> tuple[Tensor, Tensor]:
         with torch.inference_mode(False), torch.enable_grad():
             y = x.clone().detach().requires_grad_()
-            E = 0.5 * self.stiffness * self.beyond(y).square().sum(1)
+            E = 0.5 * (self.stiffness.to(y) * self.beyond(y).square()).sum(1)
             (slope,) = torch.autograd.grad(E.sum(), y)
         return E.detach(), -slope
-
-
-def walls(cv: CV, low: Sequence[float | None], high: Sequence[float | None], stiffness: float, event) -> Restraint:
-    """One-sided or two-sided walls on the columns of a CV; None leaves a side open."""
-    far = 1e6
-    lo, hi = ([far * sign if a is None else a for a in side] for side, sign in ((low, -1.0), (high, 1.0)))
-    centre = [0.5 * (a + b) for a, b in zip(lo, hi, strict=True)]
-    return Restraint(cv, centre, [0.5 * (b - a) for a, b in zip(lo, hi, strict=True)], stiffness, event)
 
 
 def chirality(elements: Sequence[str], bonds: Sequence[tuple[int, int]], x: Float[Tensor, "A 3"]) -> Restraint | None:
@@ -82,7 +81,7 @@ def chirality(elements: Sequence[str], bonds: Sequence[tuple[int, int]], x: Floa
         return None
     cv = _Torsions(torsions)
     hand = cv(x[None].double())[0].sign() * TILT
-    return Restraint(cv, hand.tolist(), [SLACK] * len(torsions), STIFF, tuple(x.shape))
+    return Restraint(cv, (hand - SLACK).tolist(), (hand + SLACK).tolist(), STIFF, tuple(x.shape))
 
 
 class _Torsions(CV):

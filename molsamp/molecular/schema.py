@@ -6,12 +6,13 @@ Every key is checked here, before OpenMM is imported; what needs the molecule it
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PlainValidator, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PlainValidator, PositiveFloat, PositiveInt, model_validator
 
 from molsamp.schema import Length, Rate, Strict, Temperature, Time, nearest, validate
 
@@ -83,6 +84,18 @@ def _atom(value: Any) -> Any:
 Atom = Annotated[Any, PlainValidator(_atom)]
 
 
+KINDS = ("torsion", "angle", "distance", "coordinate", "plumed")
+
+
+def _ascending(ends: tuple[float, float]) -> tuple[float, float]:
+    if not ends[0] < ends[1]:
+        raise ValueError(f"a range is [low, high] with low < high, got {list(ends)}")
+    return ends
+
+
+Ends = Annotated[tuple[float, float], AfterValidator(_ascending)]
+
+
 class CVTable(Strict):
     """One collective variable: exactly one of torsion, angle, distance, coordinate (toys) and plumed.
 
@@ -93,6 +106,7 @@ class CVTable(Strict):
         coordinate: axis of a toy.
         plumed: a PLUMED action without label (atoms 1-based), such as "COORDINATION GROUPA=1-4 GROUPB=9 R_0=0.3"; the
             table's name is its label, and COMBINE may name CVs that stand before it in the file.
+        range: [low, high] that a free energy along it spans unless told otherwise; a periodic CV has its period.
     """
 
     torsion: tuple[Atom, Atom, Atom, Atom] | None = None
@@ -100,10 +114,11 @@ class CVTable(Strict):
     distance: tuple[Atom, Atom] | None = None
     coordinate: Annotated[int, Field(ge=0, le=1)] | None = None
     plumed: str | None = None
+    range: Ends | None = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> CVTable:
-        _exactly_one(self, ("torsion", "angle", "distance", "coordinate", "plumed"))
+        _exactly_one(self, KINDS)
         if len(set(self.atoms)) < len(self.atoms):
             raise ValueError(f"got {list(self.atoms)}; the atoms must be distinct")
         return self
@@ -111,7 +126,7 @@ class CVTable(Strict):
     @property
     def kind(self) -> str:
         """Which of the five it is."""
-        return next(name for name in type(self).model_fields if getattr(self, name) is not None)
+        return next(name for name in KINDS if getattr(self, name) is not None)
 
     @property
     def atoms(self) -> tuple[int | str, ...]:
@@ -123,6 +138,31 @@ class CVTable(Strict):
         """Unit of its values; None for a PLUMED action, whose CV knows it."""
         units = {"torsion": "rad", "angle": "rad", "distance": "nm", "coordinate": "reduced units", "plumed": None}
         return units[self.kind]
+
+
+class WallTable(Strict):
+    """A wall on the CV that the table is named after: E = stiffness / 2 (how far s is beyond low or high)^2.
+
+    Args:
+        low, high: in units of the CV; one of them may be left out where it has no period.
+        stiffness: kJ/mol over the unit squared (reduced for toys).
+    """
+
+    low: float | None = None
+    high: float | None = None
+    stiffness: float = Field(default=1e5, gt=0)
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> WallTable:
+        if self.low is None and self.high is None:
+            raise ValueError("got neither low nor high; allowed: one of them, or both with low < high")
+        _ascending(self.ends)
+        return self
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Both ends, infinite where there is none."""
+        return -math.inf if self.low is None else self.low, math.inf if self.high is None else self.high
 
 
 class Channel(Strict):
@@ -176,6 +216,7 @@ class SystemFile(Strict):
         energy, settings: see `EnergyTable`, `Settings`.
         states: at least two, by name.
         cvs: collective variables, by name, in order; may be empty for molecules (then states use RMSD).
+        walls: by CV, what keeps a molecule together; part of its energy.
         regions: by name, what belongs together in a free energy: ranges of CVs, [low, high] for each, where a periodic
             CV may wrap; the states' discs where there are none.
         methods: settings that this system needs, by method, over the methods' own defaults.
@@ -187,7 +228,8 @@ class SystemFile(Strict):
     settings: Settings
     states: Annotated[dict[str, StateTable], Field(min_length=2)]
     cvs: dict[str, CVTable] = Field(default_factory=dict)
-    regions: dict[str, dict[str, tuple[float, float]]] = Field(default_factory=dict)
+    walls: dict[str, WallTable] = Field(default_factory=dict)
+    regions: dict[str, dict[str, Ends]] = Field(default_factory=dict)
     methods: dict[str, dict[str, Any]] = Field(default_factory=dict)
     sources: dict[str, str] = Field(default_factory=dict)
 
@@ -201,12 +243,10 @@ class SystemFile(Strict):
             table = self.settings.channel.cv.removesuffix(".sss").removesuffix(".zzz")  # components of a path CV
             check_known("settings.channel.cv", table, self.cvs, "CVs")
         for region, ranges in self.regions.items():
-            for cv, (low, high) in ranges.items():
+            for cv in ranges:
                 check_known(f"regions.{region}", cv, self.cvs, "CVs")
-                if not low < high:
-                    raise ValueError(
-                        f"key 'regions.{region}.{cv}': a range is [low, high] with low < high, got [{low}, {high}]"
-                    )
+        for cv in self.walls:
+            check_known("walls", cv, self.cvs, "CVs")
         return self
 
     @model_validator(mode="after")
@@ -303,8 +343,13 @@ torsion = [4, 6, 8, 14]
 torsion = [6, 8, 14, 16]       # also: angle = [i, j, k], distance = [i, j]
 # [cvs.ends]                   # an atom may be an mdtraj selection of exactly one (resid from 0, resSeq as in the PDB)
 # distance = ["resid 0 and name CH3", "resid 2 and name CH3"]
+# range = [0.3, 0.8]           # nm; that a free energy along it spans
 # [cvs.contacts]               # a PLUMED action: atoms 1-based, nm and rad, no label; COMBINE may name the CVs above it
 # plumed = "COORDINATION GROUPA=5-8 GROUPB=15,17 R_0=0.3 NN=6 MM=12"
+
+# [walls.ends]                 # keeps what could fly apart together: part of the energy from `high` (or below `low`) on
+# high = 0.8
+# stiffness = 1e5              # kJ/mol/nm^2
 
 # What belongs together in a free energy: ranges of CVs, periodic ones may wrap. Without any: the discs of the states.
 [regions.left]

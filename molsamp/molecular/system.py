@@ -25,6 +25,7 @@ from molsamp.molecular import checks, potentials, schema
 from molsamp.molecular import cvs as variables
 from molsamp.molecular.ase_energy import ASEEnergy, Calculator, minimise
 from molsamp.molecular.geometry import rmsd
+from molsamp.molecular.restraints import Restraint
 from molsamp.molecular.schema import Settings, SystemFile
 from molsamp.schema import nearest
 
@@ -74,6 +75,8 @@ class System:
         states, cvs: by name, in the order of system.toml.
         settings: defaults, see `schema.Settings`.
         regions: ranges of CVs by name, for free energies; may be empty.
+        ranges: what a free energy along a CV spans, for some CVs.
+        walls: on some CVs, part of the energy.
         methods: settings that this system needs, by method.
     """
 
@@ -87,6 +90,8 @@ class System:
     cvs: dict[str, variables.CV]
     settings: Settings
     regions: dict[str, dict[str, tuple[float, float]]]
+    ranges: dict[str, tuple[float, float]]
+    walls: dict[str, schema.WallTable]
     methods: dict[str, dict[str, Any]]
     _source: openmm.System | Calculator | str  # the OpenMM System, quantum chemistry, or the name of a toy potential
 
@@ -103,7 +108,7 @@ class System:
         return copy.deepcopy(self._source)
 
     def energy(self, tier: str = "auto", dtype: torch.dtype = torch.float64, workers: int = 1) -> Energy:
-        """A new Energy with its own counter.
+        """A new Energy with its own counter, walls included.
 
         Args:
             tier: "lanes" or "torch" = that tier of NativeEnergy; "openmm" or "openmm:PLATFORM" = OpenMMEnergy; "auto" =
@@ -119,6 +124,18 @@ class System:
             raise ValueError(
                 f"energy tier {tier!r} is unknown; allowed are auto, lanes, torch, openmm, openmm:PLATFORM"
             )
+        bare = self._bare(kind, platform, dtype, workers)
+        return bare if self.restraint is None else bare + self.restraint
+
+    @cached_property
+    def restraint(self) -> Restraint | None:
+        """All walls together."""
+        if not self.walls:
+            return None
+        low, high, stiffness = zip(*((*wall.ends, wall.stiffness) for wall in self.walls.values()), strict=True)
+        return Restraint(variables.Stack([self.cvs[name] for name in self.walls]), low, high, stiffness, self.event)
+
+    def _bare(self, kind: str, platform: str, dtype: torch.dtype, workers: int) -> Energy:
         if isinstance(self._source, str):
             if kind not in ("auto", "torch"):
                 raise ValueError(f"{self.name}: a toy potential has no tier {kind!r}; allowed are auto and torch")
@@ -387,6 +404,8 @@ def _finish(
         cvs=axes,
         settings=spec.settings,
         regions=spec.regions,
+        ranges={key: table.range for key, table in spec.cvs.items() if table.range is not None},
+        walls=spec.walls,
         methods=spec.methods,
         _source=source,
     )

@@ -65,7 +65,9 @@ def paths(
 @app.command("free-energy")
 def free_energy(
     system: SystemName = None,
-    method: Annotated[str | None, typer.Option(help="metadynamics | md | umbrella [default: metadynamics].")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="metadynamics | md | umbrella | as | asbs | wt-asbs [default: metadynamics].")
+    ] = None,
     cvs: Annotated[str | None, typer.Option(metavar="NAME[,NAME]", help="CVs [default: the first two].")] = None,
     preset: Preset = None,
     seed: Seed = None,

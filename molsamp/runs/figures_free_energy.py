@@ -14,6 +14,7 @@ from molsamp.runs.reading import Array, Columns, Finished
 
 FILL = ("#3b1f6e", "#2f6db5", "#1fa187", "#9cc25c", "#f2e3a0")  # low to high; readable on white and on near-black
 HIGHEST = 60.0  # kJ/mol that are drawn at most
+BY_BIAS = " by the bias"  # differences that a growing bias tells, in the table of convergence
 
 
 def surface(run: Finished) -> str | None:
@@ -76,23 +77,24 @@ def profiles(run: Finished) -> str | None:
 
 
 def convergence(run: Finished) -> str | None:
-    """Draw each difference against the energy evaluations spent."""
+    """Draw each difference against the energy evaluations spent; dashed what the bias said while it grew."""
     table = run.tables.get("convergence")
     if not table:
         return None
+    names = [name for name in dict.fromkeys(table["name"]) if not name.endswith(BY_BIAS)]
     with canvas("convergence", (5.6, 3.2)) as (figure, out):
-        ax, drawn = figure.subplots(), False
-        for name, colour in zip(dict.fromkeys(table["name"]), (BLUE, ORANGE, GREY), strict=False):
+        ax = figure.subplots()
+        for name, colour in zip(names, (BLUE, ORANGE, GREY), strict=False):
+            what = name.removeprefix("dF:").replace("->", " → ")
             spent, value, low, high = _columns(table, "evaluations", "value", "low", "high", name=name)
             known = np.isfinite(value) & np.isfinite(low)
-            if not known.any():
-                continue
-            drawn = True
-            ax.fill_between(spent[known], low[known], high[known], color=colour, alpha=0.22, lw=0)
-            ax.plot(
-                spent[known], value[known], color=colour, lw=1.5, label=name.removeprefix("dF:").replace("->", " → ")
-            )
-        if not drawn:
+            if known.any():
+                ax.fill_between(spent[known], low[known], high[known], color=colour, alpha=0.22, lw=0)
+                ax.plot(spent[known], value[known], color=colour, lw=1.5, label=what)
+            spent, value = _columns(table, "evaluations", "value", name=name + BY_BIAS)
+            if len(spent):
+                ax.plot(spent, value, color=colour, lw=1.0, ls="--", label=what + BY_BIAS)
+        if not ax.lines:
             return None
         ax.set_xlabel("energy evaluations")
         ax.set_ylabel(f"ΔF / {unit(run, 'kJ/mol')}")

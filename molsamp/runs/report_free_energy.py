@@ -9,6 +9,12 @@ from molsamp.runs.page import Page, grouped, panel, player
 from molsamp.runs.reading import Finished
 from molsamp.runs.summary import interval
 
+DIFFUSION = (
+    "a network that learnt from energies draws configurations in a few dozen calls each. They are as good as what it "
+    "has learnt, no more: dF_samples is the difference by them alone. What is shown here comes after some dynamics of "
+    "each of them under the frozen bias, every frame with weight exp(V/kT), an ordinary average under a known bias; "
+    "its intervals are from the scatter of these walkers. Where the two disagree the network had not converged."
+)
 WORDS = {
     "metadynamics": (
         "Walkers that shared one growing bias filled the basins; then the bias was frozen, and every frame since "
@@ -28,7 +34,14 @@ WORDS = {
         "included. What no window can tell is slow motion along anything but these variables; windows that start from "
         "their neighbours inherit it."
     ),
+    "as": f"Adjoint sampling from a single point: {DIFFUSION}",
+    "asbs": f"The adjoint Schrödinger bridge sampler: {DIFFUSION}",
+    "wt-asbs": (
+        "The adjoint Schrödinger bridge sampler with a well-tempered bias on these variables, which its samples build "
+        f"as they come: {DIFFUSION}"
+    ),
 }
+SO_FAR = "Differences from all samples so far, with 95 % intervals; dashed: what the bias said while it grew."
 PARTS = "Differences from the first tenth of every window's frames, two tenths and so on, with 95 % intervals."
 
 
@@ -38,7 +51,9 @@ def page(run: Finished) -> Page:
     differences = [name for name in results if name.startswith("dF:")]
     tiles = {name: _interval(name, results[name]) for name in differences[:3]}
     tiles |= {name: words for name, words in _beside(results).items() if name in results}
-    cost = f"{grouped(r['energy_evaluations'])} energy evaluations, {grouped(round(r['cpu_seconds']))} CPU seconds"
+    calls = [f"{grouped(r['network_calls'])} network calls"] if r["network_calls"] else []
+    costs = [f"{grouped(r['energy_evaluations'])} energy evaluations", *calls]
+    cost = ", ".join([*costs, f"{grouped(round(r['cpu_seconds']))} CPU seconds"])
     return Page(
         eyebrow="free energy",
         heading=f"{run.states.get('title') or r['system']}: free energy of {' and '.join(_symbols(run))}",
@@ -56,7 +71,7 @@ def page(run: Finished) -> Page:
             panel(
                 "Towards the result",
                 figures.convergence(run),
-                PARTS if r["method"] == "umbrella" else "Differences from all samples so far, with 95 % intervals.",
+                PARTS if r["method"] == "umbrella" else SO_FAR,
                 "no difference could be told",
             ),
             panel(
@@ -84,7 +99,8 @@ def _interval(name: str, number: dict[str, Any]) -> str:
 
 def _beside(results: dict[str, Any]) -> dict[str, str]:
     n = results.get("ess", {}).get("n", 0)
-    return {"ess": f"of {grouped(n)}, correlations not counted", "disagreement": "below 10 kT"}
+    drawn = {name: _interval(name, number) for name, number in results.items() if name.startswith("dF_samples:")}
+    return {**drawn, "ess": f"of {grouped(n)}, correlations not counted", "disagreement": "below 10 kT"}
 
 
 def _symbols(run: Finished) -> list[str]:

@@ -24,9 +24,10 @@ NAMES = {
     "disagreement": "weights against bias, mean difference",
     "ess": "effective samples",
     "ess_share": "effective share of the samples",
+    "unusable": "samples diverged or of the wrong hand",
 }
 """Results in the order they are shown, and what they are called; others follow under their own names."""
-SHARES = ("hit_rate", "channel", "ess_share")
+SHARES = ("hit_rate", "channel", "ess_share", "unusable")
 """Results between 0 and 1 that are shown in per cent."""
 
 
@@ -53,7 +54,7 @@ def show(folder: Path, stream: io.TextIOBase | None = None) -> None:
 
 def ordered(results: dict[str, Number]) -> list[str]:
     """Return the names of the results, the known ones first and in the order of `NAMES`."""
-    differences = [name for name in results if name.startswith("dF:")]
+    differences = [name for name in results if name.startswith(("dF:", "dF_samples:"))]
     rest = [name for name in results if name not in NAMES and name not in differences]
     return [*differences, *(name for name in NAMES if name in results), *rest]
 

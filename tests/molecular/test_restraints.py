@@ -1,5 +1,6 @@
 """Restraints: nothing inside, continuous at the edge, forces by finite differences; the hand of alanine."""
 
+import pytest
 import torch
 
 from molsamp.engine.noise import Noise
@@ -40,3 +41,25 @@ def test_the_force_is_the_slope_and_begins_at_zero():
 
 def test_a_toy_or_glycine_has_no_hand():
     assert chirality(["C", "H", "H", "H", "H"], [(0, i) for i in range(1, 5)], torch.zeros(5, 3)) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_walls_of_a_system_are_part_of_its_energy(tmp_path, dtype):
+    """One-sided on x at 1.2, two-sided on y: k/2 (beyond)^2 more at points outside, nothing inside; 1e-6 relative."""
+    text = (load("double-well").folder / "system.toml").read_text()
+    (tmp_path / "system.toml").write_text(
+        text.replace("[settings]", "[walls.x]\nhigh = 1.2\nstiffness = 40\n[walls.y]\nlow = -1\nhigh = 0.5\n[settings]")
+    )
+    walled, plain = load(tmp_path), load("double-well")
+    x = torch.tensor([[1.0, 0.2], [-3.0, 0.0], [1.5, 0.2], [0.3, 0.7], [1.3, -1.1]], dtype=dtype)
+    extra = walled.energy().energy(x) - plain.energy().energy(x)
+    beyond = torch.tensor([0.0, 0.0, 20 * 0.3**2, 5e4 * 0.2**2, 20 * 0.1**2 + 5e4 * 0.1**2], dtype=dtype)
+    assert torch.allclose(extra, beyond, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("wall", ["", "low = 2\nhigh = 1", "high = 1\nstiffness = -1"])
+def test_an_impossible_wall_is_refused(tmp_path, wall):
+    text = (load("double-well").folder / "system.toml").read_text()
+    (tmp_path / "system.toml").write_text(text.replace("[settings]", f"[walls.x]\n{wall}\n[settings]"))
+    with pytest.raises(ValueError, match=r"walls\.x"):
+        load(tmp_path)

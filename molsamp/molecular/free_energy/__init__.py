@@ -35,10 +35,11 @@ def make(
     Raises:
         ValueError: for an unknown method, CV or device, or settings that cannot be.
     """
+    from molsamp.molecular.free_energy.diffusion.adjoint import AS, ASBS, WTASBS
     from molsamp.molecular.free_energy.umbrella import Umbrella
     from molsamp.molecular.free_energy.walkers import Metadynamics, Walkers
 
-    kinds = {"metadynamics": Metadynamics, "md": Walkers, "umbrella": Umbrella}
+    kinds = {kind.name: kind for kind in (Metadynamics, Walkers, Umbrella, AS, ASBS, WTASBS)}
     if method not in kinds:
         raise ValueError(f"method {method!r} is unknown; allowed are {', '.join(METHODS)}")
     if device != "cpu":

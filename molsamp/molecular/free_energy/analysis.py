@@ -43,7 +43,7 @@ class Analysis:
 
     def results(self) -> dict[str, Estimate]:
         """Differences of free energy, effective samples, disagreement of the estimators."""
-        h, table = self.job.histogram, self.job.differences()
+        h, table = self.job.histogram, self.job.differences() | self.job.others()
         table["ess"] = Estimate(h.ess, (h.ess, h.ess), "samples", h.count)
         share = h.ess / max(h.count, 1)
         table["ess_share"] = Estimate(share, (share, share), "1", h.count)
@@ -148,6 +148,9 @@ class Analysis:
 
     def _convergence(self) -> Iterable[Sequence[Any]]:
         names = list(self.job.differences())
+        for evaluations, *numbers in self.job.grown:
+            for name, value in zip(names, numbers, strict=True):
+                yield evaluations, f"{name} by the bias", value, math.nan, math.nan
         for evaluations, *numbers in self.job.history:
             for i, name in enumerate(names):
                 yield evaluations, name, *numbers[3 * i : 3 * i + 3]

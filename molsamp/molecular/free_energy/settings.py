@@ -130,7 +130,7 @@ class DiffusionSettings(MDSettings):
     """What all diffusion samplers have.
 
     Args:
-        walkers: samples of the production, each a walker.
+        walkers: samples of the production, each a walker; settle and production as in "md".
         steps: network calls of a sample.
         order: of the integrator, 1 or 2.
         warm: ps of dynamics of each of 64 walkers that the denoiser is warmed up with.
@@ -151,27 +151,27 @@ class DiffusionSettings(MDSettings):
         process, source, network: see their tables.
     """
 
-    walkers: int = Field(default=2048, ge=2)
-    settle: Positive = 2.0
-    production: Positive = 10.0
-    record: Positive = 2.0
+    walkers: int = Field(default=512, ge=2)
+    settle: Positive = 50.0
+    production: Positive = 500.0
+    record: Positive = 10.0
     snapshots: int = Field(default=1, ge=1)
     steps: int = Field(default=50, ge=2)
     order: Literal[1, 2] = 2
     warm: Positive = 20.0
-    warm_steps: int = Field(default=3000, ge=0)
-    epochs: int = Field(default=150, ge=1)
+    warm_steps: int = Field(default=2000, ge=0)
+    epochs: int = Field(default=130, ge=1)
     samples: int = Field(default=1024, ge=1)
     gradient_steps: int = Field(default=100, ge=1)
     batch: int = Field(default=512, ge=1)
-    buffer: int = Field(default=8192, ge=1)
+    buffer: int = Field(default=2048, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
     decay: float = Field(default=0.05, gt=0, le=1)
-    average: float = Field(default=0.995, ge=0, lt=1)
+    average: float = Field(default=0.98, ge=0, lt=1)
     blend: Annotated[float, Field(gt=0)] | None = 0.005
     turn: Annotated[float, Field(gt=0)] | None = 0.3
-    relax: Positive | None = 0.1
-    relax_friction: float = Field(default=20.0, gt=0)
+    relax: Positive | None = 1.0
+    relax_friction: float = Field(default=2.0, gt=0)
     clip: Annotated[float, Field(gt=0)] | None = 1000.0
     frozen: float = Field(default=0.1, ge=0, le=1)
     process: ProcessSettings = ProcessSettings()
@@ -207,6 +207,9 @@ METHODS: dict[str, type[pydantic.BaseModel]] = {
     "metadynamics": MetadynamicsSettings,
     "md": MDSettings,
     "umbrella": UmbrellaSettings,
+    "as": ASSettings,
+    "asbs": ASBSSettings,
+    "wt-asbs": WTASBSSettings,
 }
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {

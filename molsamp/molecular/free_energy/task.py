@@ -111,19 +111,23 @@ class Task:
         return Particles.at(x, z * dyn.thermal_speed().to(z))
 
     def grid(self, settings: GridSettings) -> Grid:
-        """The grid of the settings over the CVs.
+        """The grid of the settings over the CVs: the ranges given there, else the period, else the system's own range.
 
         Raises:
             ValueError: a CV without a period and without a range.
         """
-        given = settings.ranges
-        if given is None:
-            if open_ends := [n for n, period in zip(self.cv.names, self.cv.period, strict=True) if period is None]:
-                raise ValueError(
-                    f"grid.ranges: CV {open_ends[0]!r} has no period and needs a range, [[low, high], ...]"
-                )
-            given = tuple((-0.5 * p, 0.5 * p) for p in self.cv.period if p is not None)
+        given = settings.ranges or tuple(self._range(*axis) for axis in zip(self.cv.names, self.cv.period, strict=True))
         return Grid(self.cv.names, self.cv.period, given, (settings.nodes,) * len(given))
+
+    def _range(self, name: str, period: float | None) -> tuple[float, float]:
+        if period is not None:
+            return -0.5 * period, 0.5 * period
+        if name in self.system.ranges:
+            return self.system.ranges[name]
+        raise ValueError(
+            f"grid.ranges: CV {name!r} has no period and needs a range, [[low, high], ...]; "
+            f"or give range = [low, high] in [cvs.{name}] of system.toml"
+        )
 
     def regions(self, grid: Grid) -> dict[str, Bool[np.ndarray, "*N"]]:
         """Cells of each region of the system, or of the discs of its states where it names none.

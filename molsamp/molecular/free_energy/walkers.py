@@ -11,6 +11,7 @@ stands beside the one by weights: where they disagree the hills had not converge
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from molsamp.engine.estimates import Estimate
 from molsamp.engine.noise import Noise
 from molsamp.engine.rollout import rollout
 from molsamp.engine.state import Particles, Path, Status
@@ -67,7 +69,8 @@ class Walkers(Work):
         self.rows = 0  # behind every walker
         self.bias: GridBias | None = None
         self.histogram = Histogram.empty(self.grid, task.kT, blocks(s.walkers))
-        self.history: list[list[float]] = []  # evaluations, then value and half interval of each difference
+        self.history: list[list[float]] = []  # evaluations, then value and interval of each difference
+        self.grown: list[list[float]] = []  # evaluations, then each difference by the bias, while it grows
         self.snapshots: list[Tensor] = []
         self.lost = 0  # walkers that diverged
         self._written: dict[str, str] = {}
@@ -152,6 +155,10 @@ class Walkers(Work):
         """F at the nodes by the bias, kJ/mol, least value 0; None where the bias does not tell."""
         return None
 
+    def others(self) -> dict[str, Estimate]:
+        """Results of this method alone."""
+        return {}
+
     def log_weights(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Log weights in nats and how many samples have each; None where all are the same."""
         if self.bias is None:
@@ -173,6 +180,14 @@ class Walkers(Work):
     def _note_differences(self, evaluations: float, histogram: Histogram | None = None) -> None:
         found = self.differences(histogram).values()
         self.history.append([evaluations, *(a for e in found for a in (e.value, *e.interval))])
+
+    def _note_bias(self) -> None:
+        """The differences by the bias as it is, where it tells."""
+        if (F := self.by_bias()) is None:
+            return
+        p = np.exp(-F / self.task.kT)
+        first, *others = self.regions.values()
+        self.grown.append([self.evaluations, *(-self.task.kT * math.log(p[b].sum() / p[first].sum()) for b in others)])
 
     # ---------------------------------------------------------------- files and checkpoints
 
@@ -214,6 +229,7 @@ class Walkers(Work):
             "weight": self.histogram.weight,
             "sums": torch.tensor([self.histogram.square, self.histogram.count], dtype=torch.float64),
             "history": torch.tensor(self.history, dtype=torch.float64),
+            "grown": torch.tensor(self.grown, dtype=torch.float64),
         }
         if isinstance(self.bias, Hills):
             flat["bias"] = torch.from_numpy(self.bias.values)
@@ -224,7 +240,7 @@ class Walkers(Work):
         self.rows = int(state["rows"])
         square, count = state["sums"].tolist()
         self.histogram = Histogram(self.grid, self.task.kT, state["weight"], square, int(count))
-        self.history = state["history"].tolist()
+        self.history, self.grown = state["history"].tolist(), state["grown"].tolist()
         if isinstance(self.bias, Hills):
             self.bias = self.bias.valued(state["bias"].numpy())
         self.snapshots = []
@@ -269,4 +285,5 @@ class Metadynamics(Walkers):
             self.bias, heights = self.bias.deposit(s)
             text.append(self._hills(s, heights))
         self._write_hills("".join(text), 0)
+        self._note_bias()
         return {"note": self._word("build", 0, self.built), "height": float(heights.sum())}

@@ -96,7 +96,7 @@ def test_wt_asbs_finds_both_wells_and_asbs_does_not(well):
     alone = job(well, ASBS, **settings).fit()
     assert math.isnan(alone.differences()["dF:left->right"].value)
     found = job(well, **settings).fit()
-    for estimate in (found.differences()["dF:left->right"], found.by_samples()["dF_samples:left->right"]):
+    for estimate in (found.differences()["dF:left->right"], found.others()["dF_samples:left->right"]):
         assert abs(estimate.value) < 0.15
     assert found.evaluations < 400_000
 

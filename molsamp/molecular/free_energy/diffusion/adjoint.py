@@ -19,12 +19,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from molsamp.engine.bridges import Base, EDMBase, VEBase
-from molsamp.engine.estimates import Estimate
+from molsamp.engine.estimates import Estimate, wilson
 from molsamp.engine.rollout import rollout
 from molsamp.engine.state import Particles, Status
 from molsamp.learn.adjoint import Blend, BridgeSampler, clipped
@@ -48,6 +49,7 @@ class AdjointSampler(Walkers):
     """What the three have in common, which is all but their settings; arguments as in `Walkers`."""
 
     Settings = DiffusionSettings
+    advice = "Let it learn for longer (`epochs`), with hills (--method wt-asbs), or give its walkers more `production`."
     bias: Hills
 
     def _begin(self) -> None:
@@ -180,6 +182,7 @@ class AdjointSampler(Walkers):
         if epoch < s.epochs - max(1, round(s.frozen * s.epochs)) and self.height > 0.0:
             self.bias, heights = self.bias.deposit(cv)
             self._write_hills(self._hills(cv, heights), self.warm)
+            self._note_bias()
             metrics["height"] = float(heights.sum())
         slope = self._slope(x1).masked_fill(~good.view(-1, *[1] * (x1.dim() - 1)), torch.nan)
         self.ring.push({"x0": start.x, "x1": x1, "slope": slope})
@@ -268,13 +271,14 @@ class AdjointSampler(Walkers):
 
     # ---------------------------------------------------------------- results
 
-    def by_samples(self) -> dict[str, Estimate]:
-        """The differences by the samples alone, no dynamics after them; kJ/mol."""
-        first, *others = self.regions
-        return {
-            f"dF_samples:{first}->{other}": self.raw.difference(self.regions[first], self.regions[other])
-            for other in others
-        }
+    def by_bias(self) -> Float[np.ndarray, "*N"] | None:
+        """-gamma/(gamma - 1) V, kJ/mol; None without hills."""
+        return self.bias.free_energy() if self.height > 0.0 else None
+
+    def others(self) -> dict[str, Estimate]:
+        """The differences by the samples as they were drawn, and how many of those were not to be used."""
+        found = {name.replace("dF:", "dF_samples:"): estimate for name, estimate in self.differences(self.raw).items()}
+        return found | {"unusable": wilson(self.outside, self.seen)}
 
     # ---------------------------------------------------------------- checkpoints
 
