@@ -92,7 +92,8 @@ class Umbrella(Walkers):
             weight[sound] = found.histogram.weight
             self.histogram = dataclasses.replace(found.histogram, weight=weight)
             self.f_k, self.logw, self.overlap = found.f_k, found.logw.flatten().float(), found.overlap
-        self._note_differences(self.evaluations * part / PARTS)
+        share = (self.settled + (self.parts - self.settled) * part / PARTS) / self.parts
+        self._note_differences(self.evaluations * share)
         return {"ess": self.histogram.ess, "note": self._word("mbar", self.built, self.total)}
 
     # ---------------------------------------------------------------- results
