@@ -131,6 +131,7 @@ class DiffusionSettings(MDSettings):
 
     Args:
         walkers: samples of the production, each a walker; settle and production as in "md".
+        draws: samples of the estimate by samples alone, no dynamics after them; the first of them go on as walkers.
         steps: network calls of a sample.
         order: of the integrator, 1 or 2.
         warm: ps of dynamics of each of 64 walkers that the denoiser is warmed up with.
@@ -152,16 +153,17 @@ class DiffusionSettings(MDSettings):
     """
 
     walkers: int = Field(default=512, ge=2)
-    settle: Positive = 50.0
-    production: Positive = 500.0
+    settle: Positive = 20.0
+    production: Positive = 200.0
     record: Positive = 10.0
     snapshots: int = Field(default=1, ge=1)
+    draws: int = Field(default=4096, ge=2)
     steps: int = Field(default=50, ge=2)
     order: Literal[1, 2] = 2
     warm: Positive = 20.0
     warm_steps: int = Field(default=2000, ge=0)
-    epochs: int = Field(default=130, ge=1)
-    samples: int = Field(default=1024, ge=1)
+    epochs: int = Field(default=160, ge=1)
+    samples: int = Field(default=512, ge=1)
     gradient_steps: int = Field(default=100, ge=1)
     batch: int = Field(default=512, ge=1)
     buffer: int = Field(default=2048, ge=1)
@@ -170,10 +172,10 @@ class DiffusionSettings(MDSettings):
     average: float = Field(default=0.98, ge=0, lt=1)
     blend: Annotated[float, Field(gt=0)] | None = 0.005
     turn: Annotated[float, Field(gt=0)] | None = 0.3
-    relax: Positive | None = 1.0
+    relax: Positive | None = 4.0
     relax_friction: float = Field(default=2.0, gt=0)
     clip: Annotated[float, Field(gt=0)] | None = 1000.0
-    frozen: float = Field(default=0.1, ge=0, le=1)
+    frozen: float = Field(default=0.2, ge=0, le=1)
     process: ProcessSettings = ProcessSettings()
     source: SourceSettings = SourceSettings()
     network: NetworkSettings = NetworkSettings()

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from molsamp.engine.estimates import Estimate
@@ -118,7 +118,7 @@ class Walkers(Work):
         """A record's time under the frozen bias."""
         path = self._carry(self.record, self.frame)
         s = self.task.values(path.x[1:]).double()
-        logw = self._log_weights(s)
+        logw = self._log_weights(s, self.p.status == Status.DIVERGED)
         if self.k >= self.settled:
             self._count(s, logw)
             self._note_differences(float(self.evaluations))
@@ -140,14 +140,14 @@ class Walkers(Work):
     def _word(self, phase: str, first: int, end: int) -> str:
         return f"{phase} {self.k + 1 - first}/{end - first}"
 
-    def _log_weights(self, s: Float[Tensor, "T n k"]) -> Float[Tensor, "T n"]:
-        """V(s)/kT less its largest value at a node; -inf for a walker that has diverged."""
+    def _log_weights(self, s: Float[Tensor, "T n k"], lost: Bool[Tensor, " n"]) -> Float[Tensor, "T n"]:
+        """V(s)/kT less its largest value at a node; -inf for a walker that is lost."""
         if self.bias is None:
             logw = torch.zeros(s.shape[:2], dtype=torch.float64)
         else:
             V = self.bias.at(s.reshape(-1, s.shape[-1])).view(s.shape[:2])
             logw = (V - float(self.bias.values.max())) / self.task.kT
-        return logw.masked_fill(self.p.status == Status.DIVERGED, -torch.inf)
+        return logw.masked_fill(lost, -torch.inf)
 
     # ---------------------------------------------------------------- results
 

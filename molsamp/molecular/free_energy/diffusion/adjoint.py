@@ -36,7 +36,7 @@ from molsamp.molecular.free_energy.diffusion import networks, sources
 from molsamp.molecular.free_energy.hills import Hills, Kernel, flat
 from molsamp.molecular.free_energy.settings import ASBSSettings, ASSettings, DiffusionSettings, WTASBSSettings
 from molsamp.molecular.free_energy.surface import Histogram
-from molsamp.molecular.free_energy.walkers import Walkers
+from molsamp.molecular.free_energy.walkers import Walkers, blocks
 from molsamp.molecular.restraints import Restraint, chirality
 from molsamp.molecular.torsions import Turns
 
@@ -69,7 +69,7 @@ class AdjointSampler(Walkers):
         turns = s.turn is not None and task.system.topology is not None
         moves = Turns(task.system) if turns else None
         self.blend = Blend(math.inf if s.blend is None else s.blend, moves, s.turn or 0.3)
-        self.raw = Histogram.empty(self.grid, task.kT, len(self.histogram.weight))
+        self.raw = Histogram.empty(self.grid, task.kT, blocks(max(s.draws, s.walkers)))
         self.relaxing = 0 if s.relax is None else task.rows(s.relax, "relax")
 
     def _sampler(self, s: DiffusionSettings) -> BridgeSampler:
@@ -257,12 +257,13 @@ class AdjointSampler(Walkers):
     def _release(self) -> None:
         """Fresh samples, their own estimate, and walkers that start from them."""
         s, task = self.settings, self.task
-        _, x, good = self._draw(s.walkers)
+        _, x, good = self._draw(max(s.draws, s.walkers))
         self.seen, self.outside = len(x), int((~good).sum())
         cv = task.values(x).double()
-        logw = self._log_weights(cv[None])[0].masked_fill(~good, -torch.inf)
-        blocks = len(self.raw.weight)
-        self.raw = self.raw.add(cv.view(-1, blocks, cv.shape[1]), logw.view(-1, blocks))
+        logw = self._log_weights(cv[None], ~good)[0]
+        groups = len(self.raw.weight)
+        self.raw = self.raw.add(cv.view(-1, groups, cv.shape[1]), logw.view(-1, groups))
+        x, good = x[: s.walkers], good[: s.walkers]
         if self.relaxing:
             x, good = self._relax(x, good)
         p = task.thermal(x, self.noise.child("velocities"))
