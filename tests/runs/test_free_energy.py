@@ -17,7 +17,19 @@ SMALL = {
     "production": "1.6", "frame": "0.04", "record": "0.4", "snapshots": "2", "grid.nodes": "40",
     "grid.ranges": "[[-1.75, 1.75]]",
 }  # fmt: skip
-SETS = [part for key, value in SMALL.items() for part in ("--set", f"metadynamics.{key}={value}")]
+LEARNT = {
+    "walkers": "32", "height": "0.05", "width": "[0.2]", "settle": "0.4", "production": "1.6", "frame": "0.04",
+    "record": "0.4", "grid.nodes": "40", "grid.ranges": "[[-1.75, 1.75]]", "network.widths": "[8]", "draws": "32",
+    "process.smin": "0.02", "process.smax": "2.0", "source.width": "0.5", "warm": "2", "warm_steps": "250",
+    "epochs": "6", "samples": "32", "relax": "0.4", "gradient_steps": "5", "batch": "32", "buffer": "64",
+}  # fmt: skip
+
+
+def sets(method, settings):
+    return [part for key, value in settings.items() for part in ("--set", f"{method}.{key}={value}")]
+
+
+SETS = sets("metadynamics", SMALL)
 SAME = ("fes.dat", "HILLS", "COLVAR", "metrics.jsonl", "config.toml", "figures/profiles.csv")
 
 
@@ -45,10 +57,15 @@ def test_a_run_folder_is_whole(finished):
     assert "What these free energies are" in page and "Profiles" in page
 
 
-def test_killed_at_any_moment_it_resumes_to_the_same_bytes(finished, tmp_path):
+@pytest.mark.parametrize("method", ["metadynamics", "wt-asbs"])
+def test_killed_at_any_moment_it_resumes_to_the_same_bytes(finished, tmp_path, method):
     """Kill -9 as soon as HILLS has grown, and again later; the last line of HILLS is torn by hand as well."""
+    given = ["--cvs", "x", "--method", method, *(SETS if method == "metadynamics" else sets(method, LEARNT))]
+    if method != "metadynamics":
+        finished = tmp_path / "whole"
+        assert molsamp("free-energy", "double-well", "--out", finished, "--quiet", *given) == 0
     folder, command = tmp_path / "r", [sys.executable, "-c", "from molsamp.runs.cli import main; main()"]
-    first = [*command, "free-energy", "double-well", "--cvs", "x", "--out", str(folder), "--quiet", *SETS]
+    first = [*command, "free-energy", "double-well", "--out", str(folder), "--quiet", *given]
     again = [*command, "free-energy", "--out", str(folder), "--resume", "--quiet"]
     for arguments, file in ((first, "HILLS"), (again, "COLVAR")):
         process = subprocess.Popen(arguments)

@@ -23,9 +23,9 @@ from molsamp.molecular.free_energy.umbrella import Umbrella
 RUNS, WALKERS, CELLS = 400, 32, (4, 8, 11, 14, 17, 21)
 GRID = {"nodes": 26, "ranges": [[-1.75, 1.75]]}
 TIMES = {
-    "settle": 5.0,
-    "production": 2.0,
-    "frame": 0.1,
+    "settle": 40.0,
+    "production": 8.0,
+    "frame": 0.2,
     "record": 1.0,
     "snapshots": 1,
     "walkers": RUNS * WALKERS,
