@@ -52,7 +52,7 @@ class Joined(NamedTuple):
     overlap: Float[Tensor, "K K"]
 
 
-def join(windows: Windows, s: Float[Tensor, "K T B k"], grid: Grid, guess: Float[Tensor, " K"] | None = None) -> Joined:
+def join(windows: Windows, s: Float[Tensor, "K T B k"], grid: Grid, guess: Float[Tensor, " K"]) -> Joined:
     """The free energy without bias from frames of B independent walkers in K windows.
 
     Args:
@@ -64,7 +64,7 @@ def join(windows: Windows, s: Float[Tensor, "K T B k"], grid: Grid, guess: Float
     K, T, B, _ = s.shape
     few = torch.linspace(0, T - 1, min(T, max(2, SOLVED // B))).round().long()
     u_nk = windows.reduced(s[:, few].flatten(0, 2))
-    f_k = _solve(u_nk, _trapezoid(windows, u_nk) if guess is None else guess)
+    f_k = _solve(u_nk, guess)
     for _ in range(STEPS):
         psi, J, overlap = _equations(windows, s, f_k)
         inverse = torch.linalg.pinv(J, hermitian=True)
@@ -117,15 +117,6 @@ def _solve(u_nk: Float[Tensor, "N K"], guess: Float[Tensor, " K"]) -> Float[Tens
             solver_protocol=newton,
         ).f_k
     return torch.from_numpy(np.array(f_k, dtype=np.float64))
-
-
-def _trapezoid(windows: Windows, u_nk: Float[Tensor, "N K"]) -> Float[Tensor, " K"]:
-    """f along a tree of neighbours, f_b - f_a = (<u_b - u_a>_a + <u_b - u_a>_b) / 2: where Newton may begin."""
-    K = u_nk.shape[1]
-    mean, f_k = u_nk.view(K, -1, K).mean(1), torch.zeros(K, dtype=torch.float64)
-    for b, a, _ in windows.visits([torch.from_numpy(windows.centres[0])])[1:]:
-        f_k[b] = f_k[a] + 0.5 * (mean[a, b] - mean[a, a] + mean[b, b] - mean[b, a])
-    return f_k
 
 
 @contextmanager

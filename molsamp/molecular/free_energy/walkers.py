@@ -81,6 +81,11 @@ class Walkers(Work):
         self.settled = settle
         self.total = settle + max(s.snapshots, counted)
 
+    @property
+    def recorded(self) -> int:
+        """The unit that begins COLVAR."""
+        return self.built
+
     def _first_states(self) -> list[str]:
         return [self.task.system.settings.start]
 
@@ -201,7 +206,7 @@ class Walkers(Work):
         same = [torch.full_like(walker, a) for a in (self.rows * self.task.timestep, *more.values())]
         text = plumed.rows(*(c.numpy() for c in (same[0], walker, *same[1:], *s.unbind(1), bias)))
         fields = ["time", "walker", *more, *self.grid.names, "bias"]
-        self._written["COLVAR"] = self._headed(fields, self.built) + text
+        self._written["COLVAR"] = self._headed(fields, self.recorded) + text
 
     def _write_hills(self, text: str, first: int) -> None:
         """Lines of HILLS, begun by the unit `first`."""

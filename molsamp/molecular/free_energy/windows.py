@@ -8,11 +8,10 @@ Half a period away from a centre, where the harmonic has a kink, the spline is s
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
-from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,14 +24,6 @@ from molsamp.molecular.grids import Grid
 from molsamp.molecular.native.splines import patches
 
 NODES = 4  # of the splines in a standard deviation of a window
-
-
-class Visit(NamedTuple):
-    """A window, and where its walkers come from: an earlier window, or the state of that number if there is none."""
-
-    window: int
-    parent: int | None
-    source: int
 
 
 class Windows:
@@ -52,6 +43,7 @@ class Windows:
         between = [(hi - lo) / n for lo, hi in grid.ranges]
         axes = [lo + d * (np.arange(n) + 0.5) for (lo, _), d in zip(grid.ranges, between, strict=True)]
         self.centres = np.array(list(itertools.product(*axes)))
+        self.which = np.arange(len(self.centres))  # numbers on the mesh, the last axis running fastest
         wraps = grid.periodic
         ranges = [  # one more distance on both sides of an open axis, so that the harmonics at its ends are whole
             (lo, hi) if wrap else (lo - d, hi + d)
@@ -68,7 +60,14 @@ class Windows:
         ]
 
     def __len__(self) -> int:
-        return len(self.centres)
+        return len(self.which)
+
+    def only(self, which: Sequence[int]) -> Windows:
+        """Some of the windows, by their numbers on the mesh and in this order."""
+        some = copy.copy(self)
+        some.which = np.array(which)
+        some.centres = self.centres[which]
+        return some
 
     def _harmonics(self, axis: int, centres: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n N"]:
         off = torch.from_numpy(self.grid.nodes(axis) - centres[:, None])
@@ -76,7 +75,7 @@ class Windows:
         return 0.5 * self.kT * (away / self.sigma[axis]) ** 2
 
     def bias(self, window: int) -> GridBias:
-        """V of one window."""
+        """V of the window of that number."""
         place = np.unravel_index(window, self.shape)
         V = [values[i] for values, i in zip(self._values, place, strict=True)]
         return GridBias(self.cvs, V[0] if len(V) == 1 else np.add.outer(*V), self.grid.ranges, self.event)
@@ -87,26 +86,16 @@ class Windows:
         for axis, table in enumerate(self._tables):
             patch, basis = self.grid.place(s[:, axis].double(), axis)
             along.append(torch.einsum("inc,nc->ni", table[:, patch], basis) / self.kT)
-        return along[0] if len(along) == 1 else (along[0][:, :, None] + along[1][:, None, :]).flatten(1)
+        place = [torch.from_numpy(p) for p in np.unravel_index(self.which, self.shape)]
+        return torch.stack([u[:, p] for u, p in zip(along, place, strict=True)]).sum(0)
 
-    def visits(self, sources: Sequence[Float[Tensor, " k"]]) -> list[Visit]:
-        """All windows by breadth-first search from the ones nearest to the sources, in their order."""
-        found: dict[int, Visit] = {}
-        for number, s in enumerate(sources):
-            off = wrap(torch.from_numpy(self.centres) - s, self.grid.period)
-            nearest = int((off / torch.tensor(self.sigma, dtype=torch.float64)).square().sum(1).argmin())
-            found.setdefault(nearest, Visit(nearest, None, number))
-        queue = deque(found.values())
-        while queue:
-            visit = queue.popleft()
-            for window in self.beside(visit.window):
-                if window not in found:
-                    found[window] = Visit(window, visit.window, visit.source)
-                    queue.append(found[window])
-        return list(found.values())
+    def nearest(self, s: Float[Tensor, " k"]) -> int:
+        """The number of the window whose centre is nearest, in standard deviations."""
+        off = wrap(torch.from_numpy(self.centres) - s, self.grid.period)
+        return int(self.which[int((off / torch.tensor(self.sigma, dtype=torch.float64)).square().sum(1).argmin())])
 
     def beside(self, window: int) -> list[int]:
-        """The next windows along each axis."""
+        """Numbers of the next windows of the mesh along each axis."""
         place, found = np.unravel_index(window, self.shape), []
         for axis, step in itertools.product(range(len(self.shape)), (-1, 1)):
             there = [int(i) + step * (a == axis) for a, i in enumerate(place)]
@@ -116,6 +105,6 @@ class Windows:
                 found.append(int(np.ravel_multi_index(there, self.shape)))
         return found
 
-    def name(self, window: int) -> str:
-        """The centre in words."""
-        return "(" + ", ".join(f"{a:.3g}" for a in self.centres[window]) + ")"
+    def name(self, place: int) -> str:
+        """The centre of the window at this place of the list, in words."""
+        return "(" + ", ".join(f"{a:.3g}" for a in self.centres[place]) + ")"

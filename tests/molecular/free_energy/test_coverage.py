@@ -68,7 +68,8 @@ def repetitions(job):
     for k in range(RUNS):
         mine = slice(k * WALKERS, (k + 1) * WALKERS)
         if isinstance(job, Umbrella):
-            yield join(job.windows, job.s[:, :, mine], job.grid).histogram
+            windows = job.windows.only([visit.window for visit in job.visits])
+            yield join(windows, job.s[:, :, mine], job.grid, job.f_k).histogram
         else:
             yield dataclasses.replace(job.histogram, weight=job.histogram.weight[mine])
 
