@@ -14,8 +14,7 @@ from molsamp.molecular.system import bundled, load
 @pytest.fixture
 def folder(tmp_path):
     """A copy of the vacuum alanine dipeptide's folder."""
-    for file in (bundled() / "alanine-dipeptide").iterdir():
-        shutil.copy(file, tmp_path)
+    shutil.copytree(bundled() / "alanine-dipeptide", tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
