@@ -110,7 +110,9 @@ class Umbrella(Walkers):
         for source, window in enumerate(self.sources):
             if window not in done:
                 return Visit(window, -1, source)
-        bottom: dict[int, float] = {}  # of what was reached from each state: the levels of two of them are not known to each other
+        bottom: dict[
+            int, float
+        ] = {}  # of what was reached from each state: the levels of two of them are not known to each other
         for visit, height in zip(self.visits, self.heights, strict=True):
             bottom[visit.source] = min(height, bottom.get(visit.source, height))
         above = [height - bottom[visit.source] for visit, height in zip(self.visits, self.heights, strict=True)]

@@ -24,8 +24,7 @@ def well():
 
 @pytest.mark.slow
 def test_umbrella_sampling_gives_the_free_energy_of_the_double_well(well):
-    """F(x) by MBAR within its errors of the integral below 12 kT, the barrier of 10 kT included; seed fixed.
-"""
+    """F(x) by MBAR within its errors of the integral below 12 kT, the barrier of 10 kT included; seed fixed."""
     job = Umbrella(Task.of(well, ["x"]), noise=Noise(1), production=4.0, grid=GRID, **SETTINGS).fit()
     surface, F = job.histogram.surface(), exact(well, job.grid)
     low = (F < 12) & np.isfinite(surface.error)

@@ -49,7 +49,7 @@ class AdjointSampler(Walkers):
     """What the three have in common, which is all but their settings; arguments as in `Walkers`."""
 
     Settings = DiffusionSettings
-    advice = "Let it learn for longer (`epochs`), with hills (--method wt-asbs), or give its walkers more `production`."
+    advice = "Take hills (--method wt-asbs), or let it learn for longer (`epochs`)."
     bias: Hills
 
     def _begin(self) -> None:
@@ -326,6 +326,7 @@ class WTASBS(AdjointSampler):
 
     name = "wt-asbs"
     Settings = WTASBSSettings
+    advice = "Let it learn for longer (`epochs`), or give its walkers more `production`."
 
 
 def turned(x: Float[Tensor, "n *event"], q: Float[Tensor, "n 4"]) -> Float[Tensor, "n *event"]:
