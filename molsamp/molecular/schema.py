@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PlainValidator, PositiveFloat, PositiveInt, model_validator
 
-from molsamp.schema import Length, Rate, Strict, Temperature, Time, nearest, validate
+from molsamp.schema import Length, Mass, Rate, Strict, Temperature, Time, nearest, validate
 
 
 class EnergyTable(Strict):
@@ -179,6 +179,8 @@ class Settings(Strict):
         kind: "underdamped" Langevin dynamics, or "overdamped" with unit mobility.
         temperature: K; or instead kT in reduced units (toys).
         friction: 1/ps, underdamped only.
+        hydrogen_mass: Da, of hydrogens as they move; their own unless given. Heavier ones allow a longer timestep, and
+            free energies know nothing of masses; times do.
         timestep: ps.
         steps: length of a path in steps.
         start, end: names of states; paths go from start to end.
@@ -191,6 +193,7 @@ class Settings(Strict):
     temperature: Annotated[Temperature, Field(gt=0)] | None = None
     kT: PositiveFloat | None = None
     friction: Annotated[Rate, Field(gt=0)] | None = None
+    hydrogen_mass: Annotated[Mass, Field(gt=0)] | None = None
     timestep: Annotated[Time, Field(gt=0)]
     steps: PositiveInt
     start: str
@@ -205,6 +208,8 @@ class Settings(Strict):
         if (self.kind == "underdamped") != (self.friction is not None):
             word = "needs" if self.kind == "underdamped" else "(unit mobility) takes no"
             raise ValueError(f"kind '{self.kind}' {word} friction")
+        if self.kind != "underdamped" and self.hydrogen_mass is not None:
+            raise ValueError(f"kind '{self.kind}' (unit mobility) takes no hydrogen_mass")
         return self
 
 

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 kB = 0.00831446261815324
 """Boltzmann's constant, kJ/mol/K."""
-HEAVY = 1.1
-"""Atoms heavier than this, in Da, are heavy (deuterium is not meant)."""
 _POTENTIALS = {"double-well": potentials.DoubleWell, "mueller-brown": potentials.MuellerBrown}
 
 
@@ -70,7 +68,7 @@ class System:
         title: one line.
         folder: where system.toml lies.
         event: (A, 3), or (2,) for toys.
-        masses: (A,) float64 Da; None for toys.
+        masses: (A,) float64 Da, as the atoms move; None for toys.
         topology: openmm.app.Topology; None for toys.
         states, cvs: by name, in the order of system.toml.
         settings: defaults, see `schema.Settings`.
@@ -167,9 +165,9 @@ class System:
     @property
     def heavy(self) -> Int[Tensor, " k"]:
         """0-based indices of the heavy atoms; all coordinates for toys."""
-        if self.masses is None:
+        if self.topology is None:
             return torch.arange(self.event[0])
-        return torch.nonzero(self.masses > HEAVY)[:, 0]
+        return torch.nonzero(~_hydrogens(self.topology))[:, 0]
 
     @cached_property
     def _stack(self) -> variables.Stack:
@@ -282,7 +280,10 @@ def _molecule(file: Path, spec: SystemFile) -> System:
     for structure in structures.values():
         checks.check_chirality(structure)
     minima = {name: torch.from_numpy(x) for name, x in zip(structures, relaxed, strict=True)}
-    system = _finish(file, spec, minima, torch.tensor(masses, dtype=torch.float64), first.topology, source)
+    moving = torch.tensor(masses, dtype=torch.float64)
+    if (heavier := spec.settings.hydrogen_mass) is not None:
+        moving[_hydrogens(first.topology)] = heavier
+    system = _finish(file, spec, minima, moving, first.topology, source)
     for name, structure in structures.items():
         _check_basin(system, name, structure)
     return system
@@ -297,6 +298,10 @@ def _calculator(spec: SystemFile, structure: checks.Structure) -> tuple[Calculat
     numbers = tuple(element.atomic_number for element in elements)
     calculator = Calculator(numbers, table.calculator, table.calculator_settings, table.charge, table.multiplicity)
     return calculator, [element.mass._value for element in elements]
+
+
+def _hydrogens(topology: app.Topology) -> Bool[Tensor, " A"]:
+    return torch.tensor([atom.element is not None and atom.element.atomic_number == 1 for atom in topology.atoms()])
 
 
 def _minimised(structure: checks.Structure, energy: Energy, tolerance: float) -> Float[np.ndarray, "A 3"]:

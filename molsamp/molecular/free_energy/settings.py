@@ -72,8 +72,8 @@ class UmbrellaSettings(MDSettings):
         windows: along each CV; by default 24 for one CV and 12 for two.
         width: standard deviation of a window's harmonic over the distance of two centres; its spring constant is
             kT / (width distance)^2.
-        highest: kT above the lowest window, beyond which windows have no neighbours: walkers do not go where they would
-            only learn to remember.
+        highest: kT above the lowest window up to which windows are joined, or more where it takes more to get from
+            one state to another: walkers that go higher only learn to remember.
         walkers: independent repetitions of the whole calculation, 8 or more.
         settle: ps of each walker in each window that are not counted.
         production: ps of each walker in each window that are.
@@ -82,7 +82,7 @@ class UmbrellaSettings(MDSettings):
 
     windows: int | None = Field(default=None, ge=2)
     width: float = Field(default=0.45, gt=0, le=3)
-    highest: float = Field(default=20.0, gt=0)
+    highest: float = Field(default=12.0, gt=0)
     walkers: int = Field(default=32, ge=8)
     settle: Positive = 8.0
     production: Positive = 40.0

@@ -1,13 +1,14 @@
 """Umbrella sampling: all walkers visit a mesh of harmonic windows in turn, and MBAR joins what they saw.
 
 windows       Those nearest to the states first; then always the neighbour of the lowest window that has one left, as
-              water rises, until the lowest is `highest` above the bottom. In each every walker starts where it was at
-              the end of that neighbour, settles, and is recorded. How high a window lies is told on the way,
+              water rises, until all up to `highest` above the bottom are there and the states are joined. In each every
+              walker starts where it was at the end of that neighbour, settles, and is recorded. How high a window lies
+              is told on the way,
 
                   f_b = f_a + (<u_b - u_a>_a + <u_b - u_a>_b) / 2   (the trapezoid rule, in kT).
 
-              Windows far above all passes are left out: there molecules find ways of their own around a clash, which
-              of them depends on where they came from, and what the windows say of F is then no gradient of anything.
+              Windows that turn out to be higher are left out: there molecules find ways of their own around a clash,
+              which of them depends on where they came from, and what such windows say of F is no gradient of anything.
 mbar          All frames get the weights they have without bias, with errors from the scatter of the walkers, which
               are independent of each other (see `mbar`). The frames of the first tenth of every window come
               first, then two tenths and so on: the free energies from these tell whether there were enough.
@@ -16,6 +17,7 @@ mbar          All frames get the weights they have without bias, with errors fro
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -110,20 +112,41 @@ class Umbrella(Walkers):
         for source, window in enumerate(self.sources):
             if window not in done:
                 return Visit(window, -1, source)
-        bottom: dict[
-            int, float
-        ] = {}  # of what was reached from each state: the levels of two of them are not known to each other
-        for visit, height in zip(self.visits, self.heights, strict=True):
-            bottom[visit.source] = min(height, bottom.get(visit.source, height))
-        above = [height - bottom[visit.source] for visit, height in zip(self.visits, self.heights, strict=True)]
+        above, level = self._above(), self._level()
         for place in np.argsort(above, kind="stable").tolist():
-            if above[place] > self.settings.highest:
+            if above[place] > level:
                 return None
             visit = self.visits[place]
             for window in self.windows.beside(visit.window):
                 if window not in done:
                     return Visit(window, place, visit.source)
         return None
+
+    def _above(self) -> list[float]:
+        """How far each window lies above the lowest that was reached from the same state, in kT."""
+        bottom: dict[int, float] = {}  # the levels of two states are not known to each other yet
+        for visit, height in zip(self.visits, self.heights, strict=True):
+            bottom[visit.source] = min(height, bottom.get(visit.source, height))
+        return [height - bottom[visit.source] for visit, height in zip(self.visits, self.heights, strict=True)]
+
+    def _level(self) -> float:
+        """The height of what is joined: `highest`, or more where it takes more to join the states."""
+        highest, above = self.settings.highest, self._above()
+        for level in (highest, *sorted(h for h in above if h > highest)):
+            there = {visit.window for visit, h in zip(self.visits, above, strict=True) if h <= level}
+            reached, found = set(), {self.sources[0]}
+            while found:
+                reached |= found
+                found = {b for a in found for b in self.windows.beside(a) if b in there} - reached
+            if reached.issuperset(self.sources):
+                return level
+        return math.inf
+
+    @property
+    def used(self) -> list[int]:
+        """Places of the windows that are joined."""
+        level = self._level()
+        return [place for place, height in enumerate(self._above()) if height <= level]
 
     def _close(self) -> None:
         """No more windows."""
@@ -145,12 +168,12 @@ class Umbrella(Walkers):
 
     def _produce(self) -> dict[str, Any]:
         """MBAR of the first frames of every window."""
-        part, sound, K = self.k - self.built + 1, ~self.gone, len(self.visits)
+        part, sound, used = self.k - self.built + 1, ~self.gone, self.used
         if bool(sound.any()):
             T = max(1, self.s.shape[1] * part // PARTS)
-            windows = self.windows.only([visit.window for visit in self.visits])
-            guess = self.f_k if part > 1 else torch.tensor(self.heights, dtype=torch.float64)
-            found = join(windows, self.s[:K, :T, sound], self.grid, guess)
+            windows = self.windows.only([self.visits[place].window for place in used])
+            guess = self.f_k if part > 1 else torch.tensor(self.heights, dtype=torch.float64)[used]
+            found = join(windows, self.s[used, :T][:, :, sound], self.grid, guess)
             weight = torch.zeros(len(sound), found.histogram.weight.shape[1], dtype=torch.float64)
             weight[sound] = found.histogram.weight
             self.histogram = dataclasses.replace(found.histogram, weight=weight)
@@ -174,7 +197,8 @@ class Umbrella(Walkers):
             found.append(f"{self.lost} of {n} walkers diverged in some window and were left out of all of them.")
         if (gap := self.gap()) is not None:
             a, b, share = gap
-            names = [self.windows.name(self.visits[place].window) for place in (a, b)]
+            used = self.used
+            names = [self.windows.name(self.visits[used[k]].window) for k in (a, b)]
             found.append(
                 f"Windows around {names[0]} and {names[1]} overlap by {share:.1g}, less than "
                 f"{JOINED:g}, and nothing else joins them well: F on one side against the other is unsure. Use more "
