@@ -26,8 +26,7 @@ def own(tmp_path_factory):
 
     def write(cvs, metric="rmsd"):
         folder = tmp_path_factory.mktemp("ala")
-        for file in (bundled() / "alanine-dipeptide").iterdir():
-            shutil.copy(file, folder)
+        shutil.copytree(bundled() / "alanine-dipeptide", folder, dirs_exist_ok=True)
         text = (folder / "system.toml").read_text()
         text = re.sub(r"\[cvs.*?(?=\[settings)", lambda _: cvs + "\n", text, flags=re.S)
         text = re.sub(r"channel.*", "", text)
