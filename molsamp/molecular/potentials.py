@@ -1,5 +1,7 @@
 """Toy potentials with closed-form energies and forces, in reduced units, for float32 and float64 on any device."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -52,6 +54,34 @@ class MuellerBrown(Energy):
         dE_dx = (e * (2 * a * dx + b * dy)).sum(-1)
         dE_dy = (e * (b * dx + 2 * c * dy)).sum(-1)
         return e.sum(-1), -torch.stack([dE_dx, dE_dy], dim=-1)
+
+
+class GaussianMixture(Energy):
+    """A mixture of isotropic Gaussians of known weights as a Boltzmann density at one temperature.
+
+        U(x) = -kT ln sum_k w_k N(x; c_k, sigma_k^2 1)
+
+    so that exp(-U/kT) is normalised, and every marginal is a mixture again.
+
+    Args:
+        weights: (m,), above 0; brought to the sum 1.
+        centres: (m, d).
+        widths: sigma, (m,).
+        kT: of the temperature.
+    """
+
+    def __init__(
+        self, weights: Float[Tensor, " m"], centres: Float[Tensor, "m d"], widths: Float[Tensor, " m"], kT: float
+    ):
+        self.weights, self.centres, self.widths, self.kT = weights / weights.sum(), centres, widths, kT
+        self.event = (centres.shape[1],)
+
+    def _energy_force(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        sigma, d = self.widths.to(x), x[:, None] - self.centres.to(x)
+        log_norm = torch.log(self.weights) - self.event[0] * torch.log(self.widths * math.sqrt(2 * math.pi))
+        log_p = log_norm.to(x) - 0.5 * d.square().sum(-1) / sigma**2
+        share = torch.softmax(log_p, dim=-1)
+        return -self.kT * torch.logsumexp(log_p, dim=-1), -self.kT * torch.einsum("nk,nkd->nd", share / sigma**2, d)
 
 
 class Harmonic(Energy):

@@ -12,9 +12,34 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PlainValidator, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeInt, PlainValidator, PositiveFloat, PositiveInt, model_validator
 
 from molsamp.schema import Length, Mass, Rate, Strict, Temperature, Time, nearest, validate
+
+
+class MixtureTable(Strict):
+    """A mixture of isotropic Gaussians, which is the Boltzmann density at the kT of the settings.
+
+    Args:
+        weights: one a Gaussian; their sum does not matter.
+        centres: one list a Gaussian; coordinates that are not given are 0.
+        widths: standard deviation of each Gaussian along every coordinate.
+        dimension: number of coordinates.
+    """
+
+    weights: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
+    centres: tuple[tuple[float, ...], ...]
+    widths: tuple[PositiveFloat, ...]
+    dimension: PositiveInt = 2
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> MixtureTable:
+        n = len(self.weights), len(self.centres), len(self.widths)
+        if len(set(n)) > 1:
+            raise ValueError(f"got {n[0]} weights, {n[1]} centres and {n[2]} widths; allowed is one of each a Gaussian")
+        for k, centre in enumerate(self.centres):
+            check_fits(f"centres[{k}]", centre, self.dimension)
+        return self
 
 
 class EnergyTable(Strict):
@@ -23,7 +48,8 @@ class EnergyTable(Strict):
     Args:
         force_field: OpenMM force field files, OpenMM's own names or files beside the system.toml.
         system: a serialised openmm.System (XML), beside the system.toml; flexible bonds, no CMMotionRemover.
-        potential: a toy potential in two dimensions.
+        potential: a toy.
+        mixture: of "gaussian-mixture", see `MixtureTable`.
         calculator: quantum chemistry: "tblite", or "module:callable" that returns a calculator of ASE. The module is
             imported and the callable called, so a system.toml with this key is to be trusted like a script.
         calculator_settings: for tblite `method` and others (see `calculators.TbliteRows`), else keyword arguments.
@@ -33,7 +59,8 @@ class EnergyTable(Strict):
 
     force_field: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     system: str | None = None
-    potential: Literal["double-well", "mueller-brown"] | None = None
+    potential: Literal["double-well", "mueller-brown", "gaussian-mixture"] | None = None
+    mixture: MixtureTable | None = None
     calculator: Annotated[str, Field(pattern=r"^(tblite|[\w.]+:[\w.]+)$")] | None = None
     calculator_settings: dict[str, Any] = Field(default_factory=dict)
     charge: int = 0
@@ -46,6 +73,8 @@ class EnergyTable(Strict):
         for key in ("calculator_settings", "charge", "multiplicity"):
             if key in self.model_fields_set and self.calculator is None:
                 raise ValueError(f"key '{key}' belongs to a calculator, and there is none")
+        if (self.mixture is not None) != (self.potential == "gaussian-mixture"):
+            raise ValueError("the table 'mixture' and potential = 'gaussian-mixture' belong together")
         return self
 
 
@@ -54,14 +83,14 @@ class StateTable(Strict):
 
     Args:
         file: PDB file beside the system.toml.
-        x: coordinates of a toy.
+        x: coordinates of a toy; those that are not given are 0.
         radius: of the disc: CV units with metric "cvs", nm with metric "rmsd".
         metric: "cvs" = Euclidean distance in all CVs (wrapped), "rmsd" = heavy atoms after superposition;
             by default "cvs" where the file defines CVs.
     """
 
     file: str | None = None
-    x: tuple[float, float] | None = None
+    x: Annotated[tuple[float, ...], Field(min_length=1)] | None = None
     radius: PositiveFloat
     metric: Literal["cvs", "rmsd"] | None = None
 
@@ -112,7 +141,7 @@ class CVTable(Strict):
     torsion: tuple[Atom, Atom, Atom, Atom] | None = None
     angle: tuple[Atom, Atom, Atom] | None = None
     distance: tuple[Atom, Atom] | None = None
-    coordinate: Annotated[int, Field(ge=0, le=1)] | None = None
+    coordinate: NonNegativeInt | None = None
     plumed: str | None = None
     range: Ends | None = None
 
@@ -317,6 +346,12 @@ def check_known(key: str, name: str, allowed: Iterable[str], what: str) -> None:
         raise ValueError(
             f"key '{key}': got '{name}';{nearest(name, allowed)} Allowed are the {what}: {', '.join(allowed)}"
         )
+
+
+def check_fits(key: str, x: tuple[float, ...], dimension: int) -> None:
+    """No more coordinates than there are."""
+    if len(x) > dimension:
+        raise ValueError(f"{key}: got {len(x)} coordinates; allowed are at most {dimension}")
 
 
 TEMPLATE = """\

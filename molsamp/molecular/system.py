@@ -24,6 +24,7 @@ from torch import Tensor
 from molsamp.molecular import checks, potentials, schema
 from molsamp.molecular import cvs as variables
 from molsamp.molecular.ase_energy import ASEEnergy, Calculator, minimise
+from molsamp.molecular.energies import Energy
 from molsamp.molecular.geometry import rmsd
 from molsamp.molecular.restraints import Restraint
 from molsamp.molecular.schema import Settings, SystemFile
@@ -33,11 +34,8 @@ if TYPE_CHECKING:
     import openmm
     from openmm import app
 
-    from molsamp.molecular.energies import Energy
-
 kB = 0.00831446261815324
 """Boltzmann's constant, kJ/mol/K."""
-_POTENTIALS = {"double-well": potentials.DoubleWell, "mueller-brown": potentials.MuellerBrown}
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ class System:
     ranges: dict[str, tuple[float, float]]
     walls: dict[str, schema.WallTable]
     methods: dict[str, dict[str, Any]]
-    _source: openmm.System | Calculator | str  # the OpenMM System, quantum chemistry, or the name of a toy potential
+    _source: openmm.System | Calculator | Energy  # the OpenMM System, quantum chemistry, or a toy as it is
 
     def forcefield_system(self) -> openmm.System:
         """A fresh copy of the OpenMM System: no cutoff, flexible bonds, nothing but the physics.
@@ -99,7 +97,7 @@ class System:
         Raises:
             ValueError: for a toy or a calculator, which have none.
         """
-        if isinstance(self._source, str):
+        if isinstance(self._source, Energy):
             raise ValueError(f"{self.name}: a toy potential has no OpenMM System")
         if isinstance(self._source, Calculator):
             raise ValueError(f"{self.name}: a calculator's energy has no OpenMM System")
@@ -134,10 +132,10 @@ class System:
         return Restraint(variables.Stack([self.cvs[name] for name in self.walls]), low, high, stiffness, self.event)
 
     def _bare(self, kind: str, platform: str, dtype: torch.dtype, workers: int) -> Energy:
-        if isinstance(self._source, str):
+        if isinstance(self._source, Energy):
             if kind not in ("auto", "torch"):
                 raise ValueError(f"{self.name}: a toy potential has no tier {kind!r}; allowed are auto and torch")
-            return _POTENTIALS[self._source]()
+            return copy.copy(self._source)
         if isinstance(self._source, Calculator):
             if kind != "auto":
                 raise ValueError(f"{self.name}: the energy is a calculator's ({self._source.tier}); allowed is auto")
@@ -156,11 +154,7 @@ class System:
     @property
     def kT(self) -> float:
         """Thermal energy, kJ/mol (reduced units where the settings give kT)."""
-        s = self.settings
-        if s.kT is not None:
-            return s.kT
-        assert s.temperature is not None  # schema.Settings: exactly one of the two
-        return kB * s.temperature
+        return _kT(self.settings)
 
     @property
     def heavy(self) -> Int[Tensor, " k"]:
@@ -256,9 +250,31 @@ def _locate(name_or_path: str | Path) -> Path:
 
 
 def _toy(file: Path, spec: SystemFile) -> System:
-    assert spec.energy.potential is not None
-    minima = {name: torch.tensor(table.x, dtype=torch.float64) for name, table in spec.states.items()}
-    return _finish(file, spec, minima, None, None, spec.energy.potential)
+    energy, minima = _potential(spec), {}
+    for name, table in spec.states.items():
+        assert table.x is not None  # schema.SystemFile
+        schema.check_fits(f"{file}: states.{name}.x", table.x, energy.event[0])
+        minima[name] = _padded(table.x, energy.event[0])
+    return _finish(file, spec, minima, None, None, energy)
+
+
+def _potential(spec: SystemFile) -> Energy:
+    if (table := spec.energy.mixture) is None:
+        return potentials.DoubleWell() if spec.energy.potential == "double-well" else potentials.MuellerBrown()
+    centres = torch.stack([_padded(centre, table.dimension) for centre in table.centres])
+    weights, widths = (torch.tensor(a, dtype=torch.float64) for a in (table.weights, table.widths))
+    return potentials.GaussianMixture(weights, centres, widths, _kT(spec.settings))
+
+
+def _kT(s: Settings) -> float:
+    if s.kT is not None:
+        return s.kT
+    assert s.temperature is not None  # schema.Settings: exactly one of the two
+    return kB * s.temperature
+
+
+def _padded(x: tuple[float, ...], dimension: int) -> Float[Tensor, " d"]:
+    return torch.tensor([*x, *[0.0] * (dimension - len(x))], dtype=torch.float64)
 
 
 def _molecule(file: Path, spec: SystemFile) -> System:
@@ -382,7 +398,7 @@ def _finish(
     minima: dict[str, Tensor],
     masses: Tensor | None,
     topology: app.Topology | None,
-    source: openmm.System | Calculator | str,
+    source: openmm.System | Calculator | Energy,
 ) -> System:
     """Put the parts together: CVs, states with their CV values, and the check that no two states overlap."""
     event = tuple(next(iter(minima.values())).shape)
@@ -450,6 +466,8 @@ def _cv(
 ) -> variables.CV:
     key = f"cvs.{name}.{table.kind}"
     if table.coordinate is not None:
+        if table.coordinate >= event[0]:
+            raise ValueError(f"{file}: key '{key}': got {table.coordinate}; allowed is 0 to {event[0] - 1}")
         return variables.Coordinate(table.coordinate, name)
     if table.plumed is not None:
         from molsamp.molecular.cvs.plumed import parse_action
