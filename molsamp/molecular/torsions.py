@@ -52,9 +52,21 @@ def turning(system: System) -> list[tuple[Torsion, Bool[np.ndarray, " A"]]]:
     Raises:
         ValueError: for a toy, for a molecule with no such bond, or for a torsion CV whose central bond is in a ring.
     """
-    topology, cvs = system.topology, system.cvs.values()
-    if topology is None:
+    if system.topology is None:
         raise ValueError(f"turning torsions needs a molecule; {system.name} is a toy")
+    if not (found := _found(system)):
+        raise ValueError(f"{system.name}: there is no bond to turn about")
+    return found
+
+
+def can_turn(system: System) -> bool:
+    """Whether a system has bonds that can turn."""
+    return system.topology is not None and bool(_found(system))
+
+
+def _found(system: System) -> list[tuple[Torsion, Bool[np.ndarray, " A"]]]:
+    topology, cvs = system.topology, system.cvs.values()
+    assert topology is not None
     near: dict[int, list[int]] = {i: [] for i in range(system.event[0])}
     for one, other in topology.bonds():
         near[one.index].append(other.index)
@@ -73,8 +85,6 @@ def turning(system: System) -> list[tuple[Torsion, Bool[np.ndarray, " A"]]]:
         before, after = sorted(heavy.intersection(near[b]) - {c}), sorted(heavy.intersection(near[c]) - {b})
         if before and after and (side := _far_side(near, b, c)) is not None:
             found[b, c] = Torsion((before[0], b, c, after[0])), side
-    if not found:
-        raise ValueError(f"{system.name}: there is no bond to turn about")
     return list(found.values())
 
 

@@ -38,7 +38,7 @@ from molsamp.molecular.free_energy.settings import ASBSSettings, ASSettings, Dif
 from molsamp.molecular.free_energy.surface import Histogram
 from molsamp.molecular.free_energy.walkers import Walkers, blocks
 from molsamp.molecular.restraints import Restraint, chirality
-from molsamp.molecular.torsions import Turns
+from molsamp.molecular.torsions import Turns, can_turn
 
 WARM_UNIT = 250  # gradient steps in a unit of the warm-up
 WARM_WALKERS = 64
@@ -66,7 +66,7 @@ class AdjointSampler(Walkers):
         self.drawn = 0
         self.outside, self.seen = 0, 0  # samples that a restraint acts on, of how many, since the bias is frozen
         self.restraint = self._restraint()
-        turns = s.turn is not None and task.system.topology is not None
+        turns = s.turn is not None and can_turn(task.system)
         moves = Turns(task.system) if turns else None
         self.blend = Blend(math.inf if s.blend is None else s.blend, moves, s.turn or 0.3)
         self.raw = Histogram.empty(self.grid, task.kT, blocks(max(s.draws, s.walkers)))
