@@ -120,6 +120,24 @@ def test_a_toy_needs_its_coordinates(folder):
     refused(folder, "'cvs' is missing", "coordinates")
 
 
+@pytest.mark.parametrize(
+    ("pattern", "replacement", "parts"),
+    [
+        (r"^weights = .*", "weights = [1.0]", ["energy.mixture", "1 weights, 8 centres and 8 widths"]),
+        (r"^weights = \[1.0", "weights = [0.0", ["energy.mixture.weights", "greater than 0"]),
+        (r"^    \[2.0, 0.0\]", "    [2.0, 0.0, 1.0]", ["centres[0]", "3 coordinates", "at most 2"]),
+        (r"^x = \[2.0, 0.0\]", "x = [2.0, 0.0, 1.0]", ["states.g1.x", "3 coordinates", "at most 2"]),
+        (r"^coordinate = 1", "coordinate = 2", ["cvs.y.coordinate", "got 2", "0 to 1"]),
+        (r"gaussian-mixture", "mueller-brown", ["mixture", "belong together"]),
+        (r"^sigma = 0.05", "sigma = 0.05\nhydrogen_mass = 4", ["overdamped", "takes no hydrogen_mass"]),
+    ],
+)
+def test_bad_values_of_a_mixture(folder, pattern, replacement, parts):
+    shutil.copy(bundled() / "gaussians-2d" / "system.toml", folder)
+    edit(folder / "system.toml", pattern, replacement)
+    refused(folder, str(folder), *parts)
+
+
 # --- structures -----------------------------------------------------------------------------------------------------
 
 

@@ -5,11 +5,17 @@ import math
 import pytest
 import torch
 
-from molsamp.molecular.potentials import DoubleWell, Harmonic, MuellerBrown, Quadratic
+from molsamp.molecular.potentials import DoubleWell, GaussianMixture, Harmonic, MuellerBrown, Quadratic
 
 STIFFNESS = torch.tensor([[3.0, 0.5, 0.0], [0.5, 2.0, -0.3], [0.0, -0.3, 1.0]], dtype=torch.float64)
 CENTRE = torch.tensor([0.1, -0.2, 0.3], dtype=torch.float64)
-POTENTIALS = [DoubleWell(), MuellerBrown(), Harmonic(2.5, CENTRE), Quadratic(STIFFNESS, CENTRE)]
+MIXTURE = GaussianMixture(
+    torch.tensor([3.0, 1.0], dtype=torch.float64),
+    torch.tensor([[-0.8, 0.1], [0.9, -0.4]], dtype=torch.float64),
+    torch.tensor([0.6, 0.9], dtype=torch.float64),
+    kT=0.7,
+)
+POTENTIALS = [DoubleWell(), MuellerBrown(), MIXTURE, Harmonic(2.5, CENTRE), Quadratic(STIFFNESS, CENTRE)]
 
 
 @pytest.mark.parametrize("potential", POTENTIALS, ids=lambda p: type(p).__name__)
@@ -33,6 +39,15 @@ def test_float32_in_float32_out_and_a_bad_row_stays_alone(potential):
     E_bad, F_bad = potential.energy_force(x)
     keep = torch.arange(6) != 3
     assert E_bad[3].isnan() and torch.equal(E_bad[keep], E[keep]) and torch.equal(F_bad[keep], F[keep])
+
+
+def test_the_boltzmann_density_of_a_mixture_is_the_mixture():
+    """By the trapezoid rule, which is exact to rounding for smooth functions that vanish at the ends: 1, and <x>."""
+    axis = torch.linspace(-9.0, 9.0, 361, dtype=torch.float64)
+    x = torch.cartesian_prod(axis, axis)
+    p = torch.exp(-MIXTURE.energy(x) / 0.7) * 0.05**2
+    assert p.sum().item() == pytest.approx(1.0, abs=1e-12)
+    assert (p @ x).tolist() == pytest.approx([0.75 * -0.8 + 0.25 * 0.9, 0.75 * 0.1 + 0.25 * -0.4], abs=1e-12)
 
 
 def test_double_well_minima_and_saddles():

@@ -15,8 +15,9 @@ from molsamp.molecular.system import bundled, kB, load, relax, systems, template
 NAMES = [name for name, _ in systems()]
 TOYS = ["double-well", "mueller-brown"]
 ALANINE = [name for name in NAMES if name.startswith("alanine")]
+MIXTURES = [name for name in NAMES if name.startswith("gaussians")]
 REACTIONS = [name for name in NAMES if name.startswith("sn2")]
-PEPTIDES = [name for name in NAMES if name not in (*TOYS, *REACTIONS)]
+PEPTIDES = [name for name in NAMES if name not in (*TOYS, *MIXTURES, *REACTIONS)]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def test_energies_are_finite_and_counted(loaded, name):
     assert system.energy(tier).evaluations == 0, "every call gives a new counter"
     tolerance = schema.read(system.folder / "system.toml").energy.tolerance
     rms = F.square().flatten(1).mean(1).sqrt()
-    assert (rms < (1e-8 if name in TOYS else tolerance)).all()
+    assert (rms < (1e-8 if name in TOYS else 1e-4 if name in MIXTURES else tolerance)).all()  # tails of the others
 
 
 @pytest.mark.parametrize("name", NAMES)

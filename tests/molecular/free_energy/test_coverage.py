@@ -68,8 +68,9 @@ def repetitions(job):
     for k in range(RUNS):
         mine = slice(k * WALKERS, (k + 1) * WALKERS)
         if isinstance(job, Umbrella):
-            windows = job.windows.only([visit.window for visit in job.visits])
-            yield join(windows, job.s[:, :, mine], job.grid, job.f_k).histogram
+            used = job.used
+            windows = job.windows.only([job.visits[place].window for place in used])
+            yield join(windows, job.s[used][:, :, mine], job.grid, job.f_k).histogram
         else:
             yield dataclasses.replace(job.histogram, weight=job.histogram.weight[mine])
 
