@@ -149,7 +149,7 @@ class Scan:
 
     @cached_property
     def saddle(self) -> np.ndarray:
-        """s of the saddle of E(s): where no force acts along s, and H on all directions has one negative value."""
+        """s of the saddle of E(s) next to `GUESS`: where no force acts along s."""
         found = root(lambda s: self.relaxed(s).force, GUESS, options={"eps": 1e-4})
         assert np.abs(found.fun).max() < 5.0, found.message
         return found.x
@@ -166,7 +166,8 @@ def barrier(scan: Scan, surface: Surface) -> dict[str, Any]:
     for name, s in (("minimum", scan.minimum), ("saddle", scan.saddle)):
         scan.y = scan._frame(scan.start)
         at = np.array([np.abs(grid.nodes(axis) - s[axis]).argmin() for axis in (0, 1)])
-        box = [tuple(at + (i, j)) for i in range(-HALF, HALF + 1) for j in range(-HALF, HALF + 1)]
+        near = range(-HALF, HALF + 1)
+        box = [(at[0] + i, at[1] + j) for i in near for j in near]
         ours = np.array([surface.F[c] for c in box])
         p = np.exp(-ours / kT)
         error += float(p @ [surface.error[c] for c in box] / p.sum()) ** 2
@@ -188,11 +189,12 @@ def barrier(scan: Scan, surface: Surface) -> dict[str, Any]:
 
 
 def asymmetry(surface: Surface, below: float = 60.0) -> dict[str, float]:
-    """F(s) against F(s) with its axes exchanged: mean of the squared difference over its variance, and its mean size."""
-    known = np.isfinite(surface.error) & (surface.F < below)
-    known &= known.T & ~np.eye(len(known), dtype=bool)
-    d, variance = surface.F - surface.F.T, surface.error**2 + surface.error.T**2
-    return {"z2": float((d**2 / variance)[known].mean()), "mean": float(np.abs(d[known]).mean())}
+    """F(s) against F(s) with its axes exchanged: squared difference over its variance, and size of the difference."""
+    F = np.where(np.isfinite(surface.error), surface.F, math.inf)
+    one, other = np.nonzero((np.maximum(F, F.T) < below) & np.tri(len(F), k=-1, dtype=bool))
+    d = F[one, other] - F[other, one]
+    variance = surface.error[one, other] ** 2 + surface.error[other, one] ** 2
+    return {"z2": float((d**2 / variance).mean()), "mean": float(np.abs(d).mean())}
 
 
 def main() -> None:

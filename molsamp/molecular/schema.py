@@ -12,7 +12,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, NonNegativeInt, PlainValidator, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeInt,
+    PlainValidator,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from molsamp.schema import Length, Mass, Rate, Strict, Temperature, Time, nearest, validate
 
@@ -253,7 +262,8 @@ class SystemFile(Strict):
         walls: by CV, what keeps a molecule together; part of its energy.
         regions: by name, what belongs together in a free energy: ranges of CVs, [low, high] for each, where a periodic
             CV may wrap; the states' discs where there are none.
-        methods: settings that this system needs, by method, over the methods' own defaults.
+        methods: settings that this system needs, by method, over the methods' own defaults; what "asbs" has holds for
+            "wt-asbs" too, which is the same with hills.
         sources: where each number comes from, in words.
     """
 
@@ -266,6 +276,11 @@ class SystemFile(Strict):
     regions: dict[str, dict[str, Ends]] = Field(default_factory=dict)
     methods: dict[str, dict[str, Any]] = Field(default_factory=dict)
     sources: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("methods")
+    @classmethod
+    def _with_hills(cls, methods: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        return methods | {"wt-asbs": {**methods.get("asbs", {}), **methods.get("wt-asbs", {})}}
 
     @model_validator(mode="after")
     def _names_exist(self) -> SystemFile:

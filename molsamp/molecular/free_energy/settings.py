@@ -228,10 +228,6 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def method_settings(method: str, own: Mapping[str, Mapping[str, Any]], preset: str = "demo") -> Any:
-    """Settings of a method for a system: the method's defaults < the system's own < the preset.
-
-    WT-ASBS is ASBS with hills, so what a system has for "asbs" holds for "wt-asbs" too.
-    """
-    parent = own.get("asbs", {}) if method == "wt-asbs" else {}
-    given = {**parent, **own.get(method, {}), **PRESETS[preset].get(method, {})}
+    """Settings of a method for a system: the method's defaults < the system's own < the preset."""
+    given = {**own.get(method, {}), **PRESETS[preset].get(method, {})}
     return validate(METHODS[method], given, f"methods.{method} of the system")

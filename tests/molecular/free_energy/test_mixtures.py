@@ -30,7 +30,5 @@ def test_free_energies_are_logarithms_of_weights(name, method):
 
 
 def test_wt_asbs_takes_what_a_system_has_for_asbs():
-    methods = {"asbs": {"epochs": 3, "steps": 7}, "wt-asbs": {"epochs": 4, "height": 2.0}}
-    s = method_settings("wt-asbs", methods)
-    assert (s.epochs, s.steps, s.height) == (4, 7, 2.0)
-    assert method_settings("asbs", methods).epochs == 3
+    methods = load("gaussians-2d").methods
+    assert methods["wt-asbs"] == {**methods["asbs"], "height": 0.3, "width": [0.2, 0.2], "factor": 6.0}
