@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-SHORT = {"transition_paths.py": ["2"], "exact_ensemble.py": ["3"]}
+SHORT = {"transition_paths.py": ["2"], "exact_ensemble.py": ["3"], "free_energy.py": ["0.02"]}
 
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda f: f.name)

@@ -137,3 +137,10 @@ def test_import_molsamp_is_light():
 
 def test_the_command_line_answers_without_torch():
     assert not loaded_by("import molsamp.runs.cli") & ({"torch", "openmm", "mdtraj", "matplotlib"} | SLOW)
+
+
+def test_every_public_name_is_where_it_is_said_to_be():
+    import molsamp as ms
+
+    for room in (ms, ms.molecular):
+        assert all(hasattr(room, name) for name in room.__all__)
