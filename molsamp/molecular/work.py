@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from molsamp.engine.noise import Noise
 from molsamp.learn.drive import Abandoned, Journal, drive
+from molsamp.molecular.workers import cpu_seconds
 from molsamp.schema import validate
 
 
@@ -100,9 +100,9 @@ class Work(ABC):
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
-        began = time.process_time()
+        began = cpu_seconds()
         yield
-        self.cpu += time.process_time() - began
+        self.cpu += cpu_seconds() - began
 
     @property
     def cost(self) -> Cost:

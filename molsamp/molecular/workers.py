@@ -2,7 +2,7 @@
 
 A worker is this very file run by a fresh interpreter: nothing is forked, nothing is pickled, and the caller's script
 needs no `if __name__ == "__main__"`. Its stdin brings one line of JSON, what to build and from which plain settings,
-and then batches as raw float64; its stdout carries E and F back. It imports no torch, so it starts in 0.2 s.
+and then batches as raw float64; its stdout carries E, F and its CPU time back. It imports no torch, so it starts in 0.2 s.
 
 No worker outlives its parent: end of file on stdin, or a parent that has gone, ends it, whatever killed the parent.
 Ctrl-C and SIGTERM are the parent's affair: workers ignore them, and a call that is interrupted stops them all.
@@ -29,6 +29,8 @@ Rows = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 _SHAPE = struct.Struct("<2q")  # n, A
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _PATIENCE = 1.0  # s for a worker that is told to stop; then it is killed
+
+_cpu: dict[int, float] = {}  # seconds of every worker so far, by process id
 
 _Worker = subprocess.Popen[bytes]
 
@@ -73,6 +75,7 @@ class Workers:
             for k, worker in busy:
                 E[k :: self._count] = _receive(worker, E[k :: self._count])
                 F[k :: self._count] = _receive(worker, F[k :: self._count])
+                _cpu[worker.pid] = float(_receive(worker, np.empty(1))[0])
         return E, F
 
     def close(self) -> None:
@@ -105,6 +108,11 @@ class Workers:
         except BaseException:
             self.close()
             raise
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of all its workers, the ended ones included."""
+    return time.process_time() + sum(_cpu.values())
 
 
 def _send(worker: _Worker, message: bytes) -> None:
@@ -163,7 +171,7 @@ def _serve() -> None:
         n, atoms = _SHAPE.unpack(header)
         x = np.frombuffer(questions.read(24 * n * atoms)).reshape(n, atoms, 3)
         E, F = rows(x)
-        answers.write(E.tobytes() + F.tobytes())
+        answers.write(E.tobytes() + F.tobytes() + struct.pack("<d", time.process_time()))
         answers.flush()
 
 

@@ -103,7 +103,8 @@ def label_axis(axis: Any, cv: dict[str, Any], run: Finished) -> None:
         axis.set_ticks(np.pi * np.array([-1, -0.5, 0, 0.5, 1]), ["−π", "−π/2", "0", "π/2", "π"])
         axis.set_label_text(f"{symbol} / rad")
     else:
-        axis.set_label_text(symbol if run.states.get("reduced") else f"{symbol} / {cv.get('unit') or 'nm or rad'}")
+        bare = run.states.get("reduced") or cv.get("unit", "1") == "1"
+        axis.set_label_text(symbol if bare else f"{symbol} / {cv['unit']}")
 
 
 def unit(run: Finished, name: str) -> str:

@@ -24,7 +24,7 @@ def surface(run: Finished) -> str | None:
     from matplotlib.colors import LinearSegmentedColormap
 
     s, axes = run.surface, _axes(run)
-    x, y, F = once_round(s.grid, np.where(np.isfinite(s.error), s.F, np.nan))
+    x, y, F = once_round(s.grid, np.where(np.isfinite(s.F), s.F, np.nan))
     top = min(HIGHEST if not run.states.get("reduced") else np.inf, np.nanmax(F))
     levels = np.linspace(0, top, 13) if top < HIGHEST else np.arange(0, HIGHEST + 1, 5)
     with canvas("surface", (5.6, 4.6), "compressed") as (figure, out):

@@ -24,6 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from molsamp.molecular.workers import cpu_seconds
 from molsamp.runs import checkpoint
 
 if TYPE_CHECKING:
@@ -222,7 +223,7 @@ def _take_lock(file: Path) -> Any:
 
 
 def _clock() -> tuple[float, float]:
-    return time.process_time(), time.perf_counter()
+    return cpu_seconds(), time.perf_counter()
 
 
 def _plain(value: Any) -> Any:

@@ -189,7 +189,7 @@ def describe(system: Any) -> dict[str, Any]:
     """What the figures need of a system: title, axes with periods, start and end, discs of the states.
 
     Returns:
-        {"title", "reduced", "cvs": [{"name", "period"}], "start", "end",
+        {"title", "reduced", "cvs": [{"name", "period", "unit"}], "start", "end",
          "states": {name: {"values": {cv: centre}, "radius", "metric"}}}.
     """
     states = {
@@ -199,7 +199,7 @@ def describe(system: Any) -> dict[str, Any]:
     return {
         "title": system.title,
         "reduced": system.masses is None,
-        "cvs": [{"name": name, "period": cv.period[0]} for name, cv in system.cvs.items()],
+        "cvs": [{"name": name, "period": cv.period[0], "unit": cv.unit[0]} for name, cv in system.cvs.items()],
         "start": system.settings.start,
         "end": system.settings.end,
         "states": states,

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from molsamp.molecular.workers import Workers
+from molsamp.molecular.workers import Workers, cpu_seconds
 
 ROWS = """
 import os, sys, time
@@ -24,6 +24,13 @@ def doubled(factor=2.0):
             time.sleep(60)
         print("and talks")
         return factor * x.sum((1, 2)), factor * x
+    return rows
+
+def busy():
+    def rows(x):
+        while time.process_time() < 0.5:
+            pass
+        return np.zeros(len(x)), x
     return rows
 
 def surroundings():
@@ -58,6 +65,15 @@ def test_rows_come_back_in_their_places_for_any_number_of_workers(module, count)
         x = batch(n)
         E, F = workers(x)
         assert np.array_equal(F, 3 * x) and np.array_equal(E, 3 * x.sum((1, 2)))
+
+
+def test_what_workers_spend_is_counted(module):
+    before = cpu_seconds()
+    workers = Workers(2, f"{module}:busy", {})
+    workers(batch(4))
+    workers(batch(4))  # what a worker has spent in all, not that a second time
+    workers.close()
+    assert 1.0 <= cpu_seconds() - before < 2.0
 
 
 def test_a_worker_has_one_thread_a_process_of_its_own_and_no_torch(module):
