@@ -35,6 +35,7 @@ ALANINE = {
     "alanine-dipeptide-obc1": SOLVENT,
     "alanine-dipeptide-gbn2": {name: at for name, at in SOLVENT.items() if name != "C7ax"},  # relaxes to alphaL
 }
+TETRAPEPTIDE = {"C7eq": [VACUUM["C7eq"]] * 3, "C7ax": [VACUUM["C7eq"], VACUUM["C7ax"], VACUUM["C7eq"]]}
 ORDER = {  # Amber's order of atoms, which makes phi = 4 6 8 14 and psi = 6 8 14 16; names as PDBFile gives them
     "ACE": "H1 CH3 H2 H3 C O",
     "ALA": "N H CA HA CB HB1 HB2 HB3 C O",
@@ -101,16 +102,14 @@ def heavy_atoms(sequence: str, torsions: list[tuple[float, float]], chi: dict[in
     return [line for line in text.getvalue().splitlines() if line.startswith("ATOM")]
 
 
-def capped_alanine(phi: float, psi: float) -> list[str]:
-    """ATOM lines of ACE-ALA-NME: the middle of Gly-Ala-Gly, the neighbours cut down to the caps."""
-    caps = {
-        "1": ("ACE", {"CA": "CH3", "C": "C", "O": "O"}),
-        "2": ("ALA", {name: name for name in ("N", "CA", "C", "O", "CB")}),
-        "3": ("NME", {"N": "N", "CA": "C"}),
-    }
+def capped_alanines(torsions: list[tuple[float, float]]) -> list[str]:
+    """ATOM lines of ACE-ALA...-NME: the middle of Gly-Ala...-Gly, its ends cut down to the caps."""
+    last = len(torsions) + 2
+    caps = {1: ("ACE", {"CA": "CH3", "C": "C", "O": "O"}), last: ("NME", {"N": "N", "CA": "C"})}
+    middle = ("ALA", {name: name for name in ("N", "CA", "C", "O", "CB")})
     lines = []
-    for line in heavy_atoms("GAG", [(0, 180), (phi, psi), (180, 0)], {}):
-        residue, names = caps[line[22:26].strip()]
+    for line in heavy_atoms("G" + "A" * len(torsions) + "G", [(0, 180), *torsions, (180, 0)], {}):
+        residue, names = caps.get(int(line[22:26]), middle)
         if name := names.get(line[12:16].strip()):
             lines.append(f"{line[:12]} {name:<3} {residue}{line[20:]}")
     return lines
@@ -171,12 +170,31 @@ def build_alanine(name: str) -> None:
     """Every state: build at its torsions, relax with these held, then relax freely."""
     forcefield = app.ForceField(*(schema.read(HERE / name / "system.toml").energy.force_field or ()))
     for state, (phi, psi) in ALANINE[name].items():
-        topology, x = with_hydrogens(capped_alanine(phi, psi), forcefield)
+        topology, x = with_hydrogens(capped_alanines([(phi, psi)]), forcefield)
         system = flexible(forcefield, topology)
         [x] = relax(hold_torsions(flexible(forcefield, topology), {PHI: phi, PSI: psi}), [x], 1.0)
         [x] = relax(system, [x], 1e-4)
         energy = context_energy(system, x)
         print(f"{name} {state}: phi {torsion(x, PHI):.1f} psi {torsion(x, PSI):.1f} deg, {energy:.3f} kJ/mol")
+        write(topology, x, HERE / name / f"{state}.pdb")
+
+
+def build_tetrapeptide() -> None:
+    """Both states, as those of the dipeptide; the torsions of all residues are held, then free."""
+    name = "alanine-tetrapeptide"
+    forcefield = app.ForceField(*(schema.read(HERE / name / "system.toml").energy.force_field or ()))
+    for state, torsions in TETRAPEPTIDE.items():
+        topology, x = with_hydrogens(capped_alanines(torsions), forcefield)
+        atom = {(a.residue.index, a.name): a.index for a in topology.atoms()}
+        targets = {}
+        for r, (phi, psi) in enumerate(torsions, start=1):
+            targets[atom[r - 1, "C"], atom[r, "N"], atom[r, "CA"], atom[r, "C"]] = phi
+            targets[atom[r, "N"], atom[r, "CA"], atom[r, "C"], atom[r + 1, "N"]] = psi
+        [x] = relax(hold_torsions(flexible(forcefield, topology), targets), [x], 1.0)
+        system = flexible(forcefield, topology)
+        [x] = relax(system, [x], 1e-4)
+        angles = ", ".join(f"{torsion(x, atoms):.0f}" for atoms in targets)
+        print(f"{name} {state}: {angles} deg, {context_energy(system, x):.3f} kJ/mol; atoms {list(targets)}")
         write(topology, x, HERE / name / f"{state}.pdb")
 
 
@@ -278,11 +296,9 @@ def context_energy(system: openmm.System, x: np.ndarray) -> float:
 
 def main(names: list[str]) -> None:
     """Build the named systems."""
-    for name in [*ALANINE, "chignolin"] if names == ["all"] else names:
-        if name == "chignolin":
-            build_chignolin()
-        else:
-            build_alanine(name)
+    others = {"alanine-tetrapeptide": build_tetrapeptide, "chignolin": build_chignolin}
+    for name in [*ALANINE, *others] if names == ["all"] else names:
+        others.get(name, lambda name=name: build_alanine(name))()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Worker processes: the rows of a batch side by side, each process doing nothing else.
 
 A worker is this very file run by a fresh interpreter: nothing is forked, nothing is pickled, and the caller's script
-needs no `if __name__ == "__main__"`. Its stdin brings one line of JSON, what to build and from which plain settings,
-and then batches as raw float64; its stdout carries E, F and its CPU time back. It imports no torch, so it starts in 0.2 s.
+needs no `if __name__ == "__main__"`. Its stdin brings a line of JSON, what to build and from which plain settings, and
+then batches as raw float64; its stdout carries E, F and its CPU time back. Without torch it starts in 0.2 s.
 
 No worker outlives its parent: end of file on stdin, or a parent that has gone, ends it, whatever killed the parent.
 Ctrl-C and SIGTERM are the parent's affair: workers ignore them, and a call that is interrupted stops them all.

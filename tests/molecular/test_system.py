@@ -14,7 +14,7 @@ from molsamp.molecular.system import bundled, kB, load, relax, systems, template
 
 NAMES = [name for name, _ in systems()]
 TOYS = ["double-well", "mueller-brown"]
-ALANINE = [name for name in NAMES if name.startswith("alanine")]
+ALANINE = [name for name in NAMES if name.startswith("alanine-dipeptide")]
 MIXTURES = [name for name in NAMES if name.startswith("gaussians")]
 REACTIONS = [name for name in NAMES if name.startswith("sn2")]
 PEPTIDES = [name for name in NAMES if name not in (*TOYS, *MIXTURES, *REACTIONS)]
