@@ -102,7 +102,7 @@ def test_a_folder_that_cannot_be_gone_on_from_is_bad_input(finished, tmp_path, c
     [
         (["double-well", "--method", "metadynamic"], "did you mean 'metadynamics'"),
         (["double-well", "--cvs", "z"], "no CV 'z'"),
-        (["double-well", "--cvs", "x"], "CV 'x' has no period and needs a range"),
+        (["sn2-chloride", "--cvs", "h1"], "CV 'h1' has no period and needs a range"),
         (["double-well", "--cvs", "x", *SETS, "--set", "heigth=1"], "did you mean 'height'"),
         (["double-well", "--cvs", "x", *SETS, "--set", "factor=1"], "factor"),
     ],

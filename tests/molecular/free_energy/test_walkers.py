@@ -159,7 +159,6 @@ def test_files(well, tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"grid": {"nodes": 56}}, "CV 'x' has no period and needs a range"),
         ({"width": [0.1]}, "hills of width 0.1 need nodes at most 0.05 apart"),
         ({"width": [0.15, 0.1]}, "as many widths"),
         ({"frame": 1e-9}, "frame: got 1e-09, which is less than the timestep"),
@@ -169,6 +168,13 @@ def test_files(well, tmp_path):
 def test_what_cannot_be_is_refused(well, change, message):
     with pytest.raises(ValueError, match=message):
         Metadynamics(Task.of(well, ["x"]), **{**TINY, **HILLS, "grid": GRID, **change})
+
+
+def test_a_cv_without_period_needs_a_range(well):
+    settings = {**TINY, **HILLS, "grid": {"nodes": 72}}
+    assert Metadynamics(Task.of(well, ["x"]), **settings).grid.ranges == ((-1.75, 1.75),)  # the system's own
+    with pytest.raises(ValueError, match="CV 'x' has no period and needs a range"):
+        Metadynamics(Task.of(dataclasses.replace(well, ranges={}), ["x"]), **settings)
 
 
 def test_cvs_are_checked_by_name(well):
