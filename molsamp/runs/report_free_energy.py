@@ -20,7 +20,8 @@ WORDS = {
         "Walkers that shared one growing bias filled the basins; then the bias was frozen, and every frame since "
         "counts with weight exp(V/kT). That is an ordinary average under a known bias: it holds whether or not the "
         "hills had converged, as long as the walkers cross between the basins. The intervals come from the scatter of "
-        "the walkers, which are independent of each other."
+        "the walkers, which are independent of each other. dF_growing is what the second half of the filling says by "
+        "itself, weighed with exp((V - c(t))/kT)."
     ),
     "md": (
         "Plain dynamics: the free energy is that of the histogram of what the walkers visited, all of them from one "

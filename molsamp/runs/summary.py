@@ -54,7 +54,7 @@ def show(folder: Path, stream: io.TextIOBase | None = None) -> None:
 
 def ordered(results: dict[str, Number]) -> list[str]:
     """Return the names of the results, the known ones first and in the order of `NAMES`."""
-    differences = [name for name in results if name.startswith(("dF:", "dF_samples:"))]
+    differences = [name for name in results if name.startswith("dF")]
     rest = [name for name in results if name not in NAMES and name not in differences]
     return [*differences, *(name for name in NAMES if name in results), *rest]
 

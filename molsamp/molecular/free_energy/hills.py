@@ -107,6 +107,16 @@ class Hills(GridBias):
         images = [s, s - period, s + period] if period is not None else [s, 2 * lo - s, 2 * hi - s]
         return sum(np.exp(-0.5 * ((grid.nodes(axis) - a[:, None]) / w) ** 2) for a in images)
 
+    def offset(self) -> float:
+        """c(t) = kT ln [sum exp(gamma/(gamma - 1) V/kT) / sum exp(V/((gamma - 1) kT))] over the nodes, kJ/mol.
+
+        exp((V - c)/kT) is the weight of what is seen while hills grow: Tiwary and Parrinello, J. Phys. Chem. B 119, 736
+        (2015).
+        """
+        kT, above = self.kernel.kT, torch.from_numpy(self.values).flatten() / self.kernel.kT
+        damped = above * (self.scale - 1.0)  # 1 / (gamma - 1)
+        return kT * float(torch.logsumexp(self.scale * above, 0) - torch.logsumexp(damped, 0))
+
     def free_energy(self) -> Float[np.ndarray, "*N"]:
         """F = -gamma / (gamma - 1) V at the nodes, kJ/mol, minimum 0: the estimate by the bias."""
         return self.scale * (self.values.max() - self.values)

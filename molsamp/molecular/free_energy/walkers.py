@@ -6,7 +6,8 @@
                   independent of each other now, so their scatter is the error of everything.
 
 Both phases are rollouts of the engine, native where the energy is. The free energy by the bias, -gamma/(gamma-1) V,
-stands beside the one by weights: where they disagree the hills had not converged, or the production is too short.
+stands beside the one by weights: where they disagree the hills had not converged, or the production is too short. A
+third one weighs what the second half of the build saw with exp((V - c(t))/kT); it is exact as the hills get small.
 """
 
 from __future__ import annotations
@@ -267,6 +268,7 @@ class Metadynamics(Walkers):
         s, task = self.settings, self.task
         width = s.width or tuple((hi - lo) / 20 for lo, hi in self.grid.ranges)
         self.bias = flat(task.cvs, self.grid, task.system.event, Kernel(s.height, tuple(width), s.factor, task.kT))
+        self.growing = Histogram.empty(self.grid, task.kT, blocks(s.walkers))
         self.stride = task.rows(s.stride, "stride")
         self.built = -(-task.rows(s.build, "build") // (self.stride * UNIT))
         self.settled, self.total = self.settled + self.built, self.total + self.built
@@ -287,8 +289,29 @@ class Metadynamics(Walkers):
             path = self._carry(self.stride, self.stride)
             s = self.task.values(path.final.x).double()
             s = s.masked_fill((path.final.status == Status.DIVERGED)[:, None], torch.nan)
+            if 2 * self.k >= self.built:
+                self._weigh(s)
             self.bias, heights = self.bias.deposit(s)
             text.append(self._hills(s, heights))
         self._write_hills("".join(text), 0)
         self._note_bias()
         return {"note": self._word("build", 0, self.built), "height": float(heights.sum())}
+
+    def _weigh(self, s: Float[Tensor, "n k"]) -> None:
+        """Walkers under growing hills, by c(t)."""
+        groups = len(self.growing.weight)
+        logw = (self.bias.at(s) - self.bias.offset()) / self.task.kT
+        self.growing = self.growing.add(s.view(-1, groups, s.shape[1]), logw.view(-1, groups))
+
+    def others(self) -> dict[str, Estimate]:
+        """The differences by c(t); walkers that share a bias know a little of each other, which intervals do not."""
+        return {name.replace("dF:", "dF_growing:"): e for name, e in self.differences(self.growing).items()}
+
+    def _state(self) -> dict[str, Tensor]:
+        sums = torch.tensor([self.growing.square, self.growing.count], dtype=torch.float64)
+        return super()._state() | {"growing": self.growing.weight, "growing_sums": sums}
+
+    def _load(self, state: dict[str, Tensor]) -> None:
+        super()._load(state)
+        square, count = state["growing_sums"].tolist()
+        self.growing = Histogram(self.grid, self.task.kT, state["growing"], square, int(count))

@@ -113,3 +113,15 @@ def test_well_tempered_limit_on_an_exact_sampler(batch, calls, within):
     assert error < within, error
     if calls >= 500:
         assert error_of(-bias.values, F, 10 * kT) / kT > 0.2
+
+
+def test_offset_of_a_converged_bias_in_closed_form():
+    """V = V0 - (1 - 1/gamma) F of a harmonic F: c = V0 - kT/2 ln gamma, and <exp((V - c)/kT)> = 1 under F + V."""
+    bias, gamma = one(nodes=801, ranges=(-12.0, 12.0)), 8.0
+    F, V0 = 0.5 * kT / 0.6**2 * torch.from_numpy(bias.grid.nodes(0)) ** 2, 31.0
+    bias = bias.valued((V0 - (1 - 1 / gamma) * F).numpy())
+    c = bias.offset()
+    assert c == pytest.approx(V0 - 0.5 * kT * math.log(gamma), abs=1e-9)
+    V = torch.from_numpy(bias.values)
+    p = torch.softmax(-(F + V) / kT, 0)
+    assert float(p @ torch.exp((V - c) / kT)) == pytest.approx(1.0, abs=1e-9)

@@ -69,6 +69,10 @@ def test_metadynamics_gives_the_free_energy_of_the_double_well(well):
     assert np.abs((job.bias.values.max() - job.bias.values) / kT - F)[low].mean() > 0.25
     dF = job.differences()["dF:left->right"]
     assert dF.interval[0] < 0 < dF.interval[1] and dF.interval[1] - dF.interval[0] < kT
+    growing, low = job.growing.surface().F / kT - F, F < 8
+    assert np.abs(growing[low] - growing[low].mean()).mean() < 0.18  # by c(t); 0.09 and 0.08 for seeds 1 and 2
+    by_c = job.others()["dF_growing:left->right"]
+    assert by_c.interval[0] < 0 < by_c.interval[1]
     analysis = analyse(job)
     assert analysis.results()["disagreement"].value < 0.3 * kT
     assert analysis.warnings() == []
@@ -111,6 +115,7 @@ def test_a_resumed_run_is_the_same_run(well, stop):
         assert again.lines() == lines[k]
     assert torch.equal(again.p.x, whole.p.x) and np.array_equal(again.bias.values, whole.bias.values)
     assert torch.equal(again.histogram.weight, whole.histogram.weight)
+    assert torch.equal(again.growing.weight, whole.growing.weight) and again.growing.count == whole.growing.count > 0
     assert np.array_equal(again.history, whole.history, equal_nan=True) and again.evaluations == whole.evaluations
     assert all(torch.equal(a, b) for a, b in zip(again.snapshots, whole.snapshots, strict=True))
 
