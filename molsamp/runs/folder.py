@@ -24,7 +24,6 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from molsamp.molecular.workers import cpu_seconds
 from molsamp.runs import checkpoint
 
 if TYPE_CHECKING:
@@ -223,6 +222,8 @@ def _take_lock(file: Path) -> Any:
 
 
 def _clock() -> tuple[float, float]:
+    from molsamp.molecular.workers import cpu_seconds  # brings numpy, which `molsamp --help` can do without
+
     return cpu_seconds(), time.perf_counter()
 
 
