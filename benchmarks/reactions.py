@@ -179,7 +179,7 @@ def barrier(scan: Scan, surface: Surface) -> dict[str, Any]:
     ours, theirs = (float(b - a) for a, b in zip(F["minimum"], F["saddle"], strict=True))
     return {
         "run": ours,
-        "error": math.sqrt(error),
+        "error": math.sqrt(error) if math.isfinite(error) else None,  # None: too few walkers were in some cell
         "scan": theirs,
         "energy": high.E - low.E,
         "entropic": high.entropic - low.entropic,
