@@ -79,16 +79,14 @@ class Scan:
     def _frame(x: np.ndarray) -> np.ndarray:
         """The free variables of x, its carbon at 0 and X on the z axis: hydrogens, and where Cl lies aside from -z."""
         x = x - x[0]
-        up = x[4] / np.linalg.norm(x[4])
-        side = np.cross(up, [1.0, 0.0, 0.0] if abs(up[0]) < 0.9 else [0.0, 1.0, 0.0])
-        side /= np.linalg.norm(side)
+        up = _unit(x[4])
+        side = _unit(np.cross(up, [1.0, 0.0, 0.0] if abs(up[0]) < 0.9 else [0.0, 1.0, 0.0]))
         x = x @ np.stack([side, np.cross(up, side), up]).T
         return np.concatenate([x[1:4].ravel(), x[5, :2] / -x[5, 2]])
 
     @staticmethod
     def _x(y: np.ndarray, s: np.ndarray) -> np.ndarray:
-        way = np.array([y[9], y[10], -1.0])
-        cl = s[1] * way / np.linalg.norm(way)
+        cl = s[1] * _unit(np.array([y[9], y[10], -1.0]))
         return np.concatenate([np.zeros((1, 3)), y[:9].reshape(3, 3), [[0.0, 0.0, s[0]]], cl[None]])
 
     def relaxed(self, s: np.ndarray) -> Point:
@@ -99,8 +97,8 @@ class Scan:
             y = z * scale
             E, g = self._E(self._x(y, s)[None])
             way = np.array([y[9], y[10], -1.0])
-            length = np.linalg.norm(way)
-            across = s[1] / length * (g[0, 5] - way * (way @ g[0, 5]) / length**2)
+            u = _unit(way)
+            across = s[1] / np.linalg.norm(way) * (g[0, 5] - u * (u @ g[0, 5]))
             return float(E[0]), scale * np.concatenate([g[0, 1:4].ravel(), across[:2]])
 
         options = {"gtol": 1e-4, "ftol": 0.0, "maxiter": 500}
@@ -117,7 +115,7 @@ class Scan:
         """ds/dx, (2, 3 A)."""
         J = np.zeros((2, *x.shape))
         for row, halogen in enumerate((4, 5)):
-            way = (x[halogen] - x[0]) / np.linalg.norm(x[halogen] - x[0])
+            way = _unit(x[halogen] - x[0])
             J[row, halogen], J[row, 0] = way, -way
         return J.reshape(2, -1)
 
@@ -158,6 +156,10 @@ class Scan:
     def minimum(self) -> np.ndarray:
         """s of the start state."""
         return np.linalg.norm(self.start[[4, 5]] - self.start[0], axis=1)
+
+
+def _unit(a: np.ndarray) -> np.ndarray:
+    return a / np.linalg.norm(a)
 
 
 def barrier(scan: Scan, surface: Surface) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from openmm import app
 from PeptideBuilder import Geometry
 
 from molsamp.molecular import schema
-from molsamp.molecular.system import relax
+from molsamp.molecular.sources import relax
 
 HERE = Path(__file__).resolve().parent
 PHI, PSI = (4, 6, 8, 14), (6, 8, 14, 16)  # alanine dipeptide, 0-based

@@ -10,20 +10,19 @@ from __future__ import annotations
 import copy
 import itertools
 import tomllib
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from molsamp.molecular import checks, potentials, schema
+from molsamp.molecular import checks, schema, sources
 from molsamp.molecular import cvs as variables
-from molsamp.molecular.ase_energy import ASEEnergy, Calculator, minimise
+from molsamp.molecular.ase_energy import ASEEnergy, Calculator
+from molsamp.molecular.cvs import tables
 from molsamp.molecular.energies import Energy
 from molsamp.molecular.geometry import rmsd
 from molsamp.molecular.restraints import Restraint
@@ -250,20 +249,12 @@ def _locate(name_or_path: str | Path) -> Path:
 
 
 def _toy(file: Path, spec: SystemFile) -> System:
-    energy, minima = _potential(spec), {}
+    energy, minima = sources.potential(spec, _kT(spec.settings)), {}
     for name, table in spec.states.items():
         assert table.x is not None  # schema.SystemFile
         schema.check_fits(f"{file}: states.{name}.x", table.x, energy.event[0])
-        minima[name] = _padded(table.x, energy.event[0])
+        minima[name] = sources.padded(table.x, energy.event[0])
     return _finish(file, spec, minima, None, None, energy)
-
-
-def _potential(spec: SystemFile) -> Energy:
-    if (table := spec.energy.mixture) is None:
-        return potentials.DoubleWell() if spec.energy.potential == "double-well" else potentials.MuellerBrown()
-    centres = torch.stack([_padded(centre, table.dimension) for centre in table.centres])
-    weights, widths = (torch.tensor(a, dtype=torch.float64) for a in (table.weights, table.widths))
-    return potentials.GaussianMixture(weights, centres, widths, _kT(spec.settings))
 
 
 def _kT(s: Settings) -> float:
@@ -273,10 +264,6 @@ def _kT(s: Settings) -> float:
     return kB * s.temperature
 
 
-def _padded(x: tuple[float, ...], dimension: int) -> Float[Tensor, " d"]:
-    return torch.tensor([*x, *[0.0] * (dimension - len(x))], dtype=torch.float64)
-
-
 def _molecule(file: Path, spec: SystemFile) -> System:
     structures = {name: checks.read_pdb(file.parent / str(table.file)) for name, table in spec.states.items()}
     first, *others = structures.values()
@@ -284,15 +271,15 @@ def _molecule(file: Path, spec: SystemFile) -> System:
         checks.check_same_topology(first, other)
     source: openmm.System | Calculator
     if spec.energy.calculator is not None:  # no bonds to check: a reaction's states differ in them
-        source, masses = _calculator(spec, first)
+        source, masses = sources.calculator(spec, first)
         energy = ASEEnergy(source)
-        relaxed = [_minimised(s, energy, spec.energy.tolerance) for s in structures.values()]
+        relaxed = [sources.minimised(s, energy, spec.energy.tolerance) for s in structures.values()]
     else:
-        source = _openmm_system(file, spec, first)
+        source = sources.openmm_system(file, spec, first)
         for structure in structures.values():
             checks.check_bonds(structure, source)
         masses = [source.getParticleMass(i)._value for i in range(source.getNumParticles())]
-        relaxed = relax(source, [s.x for s in structures.values()], spec.energy.tolerance)
+        relaxed = sources.relax(source, [s.x for s in structures.values()], spec.energy.tolerance)
     for structure in structures.values():
         checks.check_chirality(structure)
     minima = {name: torch.from_numpy(x) for name, x in zip(structures, relaxed, strict=True)}
@@ -305,91 +292,8 @@ def _molecule(file: Path, spec: SystemFile) -> System:
     return system
 
 
-def _calculator(spec: SystemFile, structure: checks.Structure) -> tuple[Calculator, list[float]]:
-    """The calculator of the energy table for the elements of a PDB file, and their masses in Da."""
-    table, elements = spec.energy, [atom.element for atom in structure.topology.atoms()]
-    if None in elements:
-        raise ValueError(f"{structure.file}: {structure.atom(elements.index(None))} has no element (columns 77-78)")
-    assert table.calculator is not None
-    numbers = tuple(element.atomic_number for element in elements)
-    calculator = Calculator(numbers, table.calculator, table.calculator_settings, table.charge, table.multiplicity)
-    return calculator, [element.mass._value for element in elements]
-
-
 def _hydrogens(topology: app.Topology) -> Bool[Tensor, " A"]:
     return torch.tensor([atom.element is not None and atom.element.atomic_number == 1 for atom in topology.atoms()])
-
-
-def _minimised(structure: checks.Structure, energy: Energy, tolerance: float) -> Float[np.ndarray, "A 3"]:
-    try:
-        return minimise(energy, structure.x, tolerance)
-    except ValueError as error:
-        raise ValueError(f"{structure.file}: {error}") from None
-
-
-def _openmm_system(file: Path, spec: SystemFile, structure: checks.Structure) -> openmm.System:
-    """The OpenMM System of the energy table, checked: no cutoff, flexible, nothing but the physics."""
-    import openmm
-    from openmm import app
-
-    from molsamp.molecular.openmm_energy import deserialise
-
-    table = spec.energy
-    if table.system is not None:
-        path = file.parent / table.system
-        try:
-            source = deserialise(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
-        except (openmm.OpenMMException, ValueError) as error:
-            raise ValueError(f"{path}: is no serialised openmm.System: {error}") from None
-        if not isinstance(source, openmm.System) or source.getNumParticles() != len(structure.lines):
-            raise ValueError(f"{path}: is no openmm.System of {len(structure.lines)} atoms, as {structure.file} has")
-    else:
-        path = file
-        forcefield = _forcefield(file, table.force_field or ())
-        checks.check_templates(structure, forcefield)
-        source = forcefield.createSystem(
-            structure.topology,
-            nonbondedMethod=app.NoCutoff,
-            constraints=None,
-            rigidWater=False,
-            removeCMMotion=False,
-        )
-    checks.check_system(source, str(path))
-    return source
-
-
-def _forcefield(file: Path, names: tuple[str, ...]) -> app.ForceField:
-    from openmm import app
-
-    paths = [str(file.parent / name) if (file.parent / name).is_file() else name for name in names]
-    try:
-        return app.ForceField(*paths)
-    except Exception as error:  # OpenMM raises ValueError, KeyError or an XML error
-        raise ValueError(f"{file}: key 'energy.force_field': {error}") from None
-
-
-def relax(
-    system: openmm.System, positions: list[Float[np.ndarray, "A 3"]], tolerance: float
-) -> list[Float[np.ndarray, "A 3"]]:
-    """Minimise structures by L-BFGS on OpenMM's Reference platform (float64, deterministic).
-
-    Args:
-        system: flexible openmm.System.
-        positions: structures, (A, 3), nm.
-        tolerance: root mean square force at which to stop, kJ/mol/nm.
-    """
-    import openmm
-
-    platform = openmm.Platform.getPlatformByName("Reference")
-    context = openmm.Context(system, openmm.VerletIntegrator(0.001), platform)
-    relaxed = []
-    for x in positions:
-        context.setPositions(x)
-        openmm.LocalEnergyMinimizer.minimize(context, tolerance)
-        relaxed.append(context.getState(positions=True).getPositions(asNumpy=True)._value.copy())
-    return relaxed
 
 
 def _finish(
@@ -402,7 +306,7 @@ def _finish(
 ) -> System:
     """Put the parts together: CVs, states with their CV values, and the check that no two states overlap."""
     event = tuple(next(iter(minima.values())).shape)
-    axes = _cvs(file, spec, event, topology)
+    axes = tables.named(file, spec, event, topology)
     states = {
         name: State(
             name=name,
@@ -435,65 +339,6 @@ def _finish(
         apart = float(system.distance(a.x[None], b.name)[0])
         checks.check_apart(str(file), (a.name, b.name), apart, (a.radius, b.radius), unit)
     return system
-
-
-def _cvs(
-    file: Path, spec: SystemFile, event: tuple[int, ...], topology: app.Topology | None
-) -> dict[str, variables.CV]:
-    """The CVs by name; one of several components (PATHMSD) becomes several, named as PLUMED names them."""
-    axes: dict[str, variables.CV] = {}
-    for name, table in spec.cvs.items():
-        cv = _cv(file, name, table, event, topology, axes)
-        parts = [cv] if len(cv.names) == 1 else [variables.Component(cv, part) for part in cv.names]
-        axes |= {part.names[0]: part for part in parts}
-    try:
-        if spec.settings.channel is not None:
-            schema.check_known("settings.channel.cv", spec.settings.channel.cv, axes, "CVs")
-        if spec.metric(spec.settings.start) == "cvs":
-            schema.check_one_unit(unit for cv in axes.values() for unit in cv.unit)
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
-    return axes
-
-
-def _cv(
-    file: Path,
-    name: str,
-    table: schema.CVTable,
-    event: tuple[int, ...],
-    topology: app.Topology | None,
-    known: dict[str, variables.CV],
-) -> variables.CV:
-    key = f"cvs.{name}.{table.kind}"
-    if table.coordinate is not None:
-        if table.coordinate >= event[0]:
-            raise ValueError(f"{file}: key '{key}': got {table.coordinate}; allowed is 0 to {event[0] - 1}")
-        return variables.Coordinate(table.coordinate, name)
-    if table.plumed is not None:
-        from molsamp.molecular.cvs.plumed import parse_action
-
-        return parse_action(table.plumed, name, event[0], file.parent, known, f"{file}: key '{key}'")
-    kinds: dict[str, Callable[[tuple[int, ...], str], variables.CV]]
-    kinds = {"torsion": variables.Torsion, "angle": variables.Angle, "distance": variables.Distance}
-    atoms = tuple(atom if isinstance(atom, int) else _selected(file, key, atom, topology) for atom in table.atoms)
-    checks.check_atoms_exist(str(file), key, atoms, event[0])
-    if len(set(atoms)) < len(atoms):
-        raise ValueError(f"{file}: key '{key}': got atoms {list(atoms)} (0-based); the atoms must be distinct")
-    return kinds[table.kind](atoms, name)
-
-
-def _selected(file: Path, key: str, text: str, topology: app.Topology | None) -> int:
-    """The one atom of an mdtraj selection."""
-    assert topology is not None  # schema.SystemFile: a toy has coordinates only
-    try:
-        atoms = variables.select(topology, text)
-    except ValueError as error:
-        raise ValueError(f"{file}: key '{key}': {error}") from None
-    if len(atoms) > 1:
-        raise ValueError(
-            f"{file}: key '{key}': got {text!r}; it selects {len(atoms)} atoms, 0-based {atoms[:5]}; allowed is one"
-        )
-    return atoms[0]
 
 
 def _check_basin(system: System, name: str, structure: checks.Structure) -> None:

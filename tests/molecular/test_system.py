@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from molsamp.molecular import checks, schema
-from molsamp.molecular.system import bundled, kB, load, relax, systems, template
+from molsamp.molecular.sources import relax
+from molsamp.molecular.system import bundled, kB, load, systems, template
 
 NAMES = [name for name, _ in systems()]
 TOYS = ["double-well", "mueller-brown"]

@@ -10,6 +10,7 @@ path         PathCV: progress along references and distance from them
 combination  Combination: linear, or with powers
 learned      TICA, DeepTDA (import them from there: they bring the training loop)
 plumed       parse: PLUMED input lines
+tables       named: the CVs of a system.toml
 selection    select: atoms by mdtraj's words
 """
 

@@ -63,8 +63,8 @@ class Analysis:
         if self.by_bias is not None and (apart := table["disagreement"].value / job.task.kT) > AGREE:
             found.append(
                 f"The free energy by weights and the one by the bias differ by {apart:.1f} kT on average below "
-                f"{LOW:.0f} kT: the hills had not converged. The weights hold all the same; a longer `build` "
-                "makes the production more efficient."
+                f"{LOW:.0f} kT: the hills had not converged. The weights hold all the same; hills that grow "
+                "for longer make the production more efficient."
             )
         return found
 

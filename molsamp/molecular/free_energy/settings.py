@@ -75,7 +75,8 @@ class UmbrellaSettings(MDSettings):
         highest: kT above the lowest window up to which windows are joined, or more where it takes more to get from
             one state to another: walkers that go higher only learn to remember.
         walkers: independent repetitions of the whole calculation, 8 or more.
-        settle: ps of each walker in each window that are not counted.
+        settle: ps of each walker in each window that are not counted. Longer than walkers remember where they came
+            from: what is left of that has the same sign in all windows, and adds up.
         production: ps of each walker in each window that are.
         snapshots: structures kept of each walker in each window.
     """

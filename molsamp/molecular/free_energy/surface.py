@@ -83,6 +83,15 @@ class Histogram:
         square, count = float((w**2).sum()), int((cell >= 0).sum())
         return Histogram(self.grid, self.kT, self.weight + more, self.square + square, self.count + count)
 
+    def to_tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint needs."""
+        return {"weight": self.weight, "sums": torch.tensor([self.square, self.count], dtype=torch.float64)}
+
+    def restored(self, state: dict[str, Tensor]) -> Histogram:
+        """On the same grid with the samples of a checkpoint."""
+        square, count = state["sums"].tolist()
+        return Histogram(self.grid, self.kT, state["weight"], square, int(count))
+
     @cached_property
     def ess(self) -> float:
         """Kish effective number of samples, correlations not counted."""

@@ -108,7 +108,7 @@ class Umbrella(Walkers):
 
     def _next(self) -> Visit | None:
         """The window after those that are done; None where all are too high, or there are no more."""
-        done = {visit.window: place for place, visit in enumerate(self.visits)}
+        done = {visit.window for visit in self.visits}
         for source, window in enumerate(self.sources):
             if window not in done:
                 return Visit(window, -1, source)

@@ -177,11 +177,11 @@ class Walkers(Work):
         left_out = f"{self.lost} of {len(self.p)} walkers diverged and were left out from then on."
         return [left_out] if self.lost else []
 
-    def differences(self, histogram: Histogram | None = None) -> dict[str, Any]:
-        """F_B - F_A from the first state to every other one, as estimates in kJ/mol; of all samples unless given."""
+    def differences(self, histogram: Histogram | None = None, word: str = "dF") -> dict[str, Estimate]:
+        """F_B - F_A from the first state to every other one, kJ/mol, under `word:A->B`; of all samples unless given."""
         first, *others = self.regions
         h = histogram or self.histogram
-        return {f"dF:{first}->{other}": h.difference(self.regions[first], self.regions[other]) for other in others}
+        return {f"{word}:{first}->{other}": h.difference(self.regions[first], self.regions[other]) for other in others}
 
     def _note_differences(self, evaluations: float, histogram: Histogram | None = None) -> None:
         found = self.differences(histogram).values()
@@ -232,20 +232,18 @@ class Walkers(Work):
     def _state(self) -> dict[str, Tensor]:
         flat = {
             "rows": torch.tensor(self.rows),
-            "weight": self.histogram.weight,
-            "sums": torch.tensor([self.histogram.square, self.histogram.count], dtype=torch.float64),
             "history": torch.tensor(self.history, dtype=torch.float64),
             "grown": torch.tensor(self.grown, dtype=torch.float64),
         }
         if isinstance(self.bias, Hills):
             flat["bias"] = torch.from_numpy(self.bias.values)
         flat |= {f"snapshot{i}": x for i, x in enumerate(self.snapshots)}
+        flat |= flatten_state("histogram", self.histogram.to_tensors())
         return flat | flatten_state("walkers", self.p.to_tensors())
 
     def _load(self, state: dict[str, Tensor]) -> None:
         self.rows = int(state["rows"])
-        square, count = state["sums"].tolist()
-        self.histogram = Histogram(self.grid, self.task.kT, state["weight"], square, int(count))
+        self.histogram = self.histogram.restored(with_prefix("histogram", state))
         self.history, self.grown = state["history"].tolist(), state["grown"].tolist()
         if isinstance(self.bias, Hills):
             self.bias = self.bias.valued(state["bias"].numpy())
@@ -305,13 +303,11 @@ class Metadynamics(Walkers):
 
     def others(self) -> dict[str, Estimate]:
         """The differences by c(t); walkers that share a bias know a little of each other, which intervals do not."""
-        return {name.replace("dF:", "dF_growing:"): e for name, e in self.differences(self.growing).items()}
+        return self.differences(self.growing, "dF_growing")
 
     def _state(self) -> dict[str, Tensor]:
-        sums = torch.tensor([self.growing.square, self.growing.count], dtype=torch.float64)
-        return super()._state() | {"growing": self.growing.weight, "growing_sums": sums}
+        return super()._state() | flatten_state("growing", self.growing.to_tensors())
 
     def _load(self, state: dict[str, Tensor]) -> None:
         super()._load(state)
-        square, count = state["growing_sums"].tolist()
-        self.growing = Histogram(self.grid, self.task.kT, state["growing"], square, int(count))
+        self.growing = self.growing.restored(with_prefix("growing", state))

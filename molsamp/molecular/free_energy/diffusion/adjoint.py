@@ -278,8 +278,7 @@ class AdjointSampler(Walkers):
 
     def others(self) -> dict[str, Estimate]:
         """The differences by the samples as they were drawn, and how many of those were not to be used."""
-        found = {name.replace("dF:", "dF_samples:"): estimate for name, estimate in self.differences(self.raw).items()}
-        return found | {"unusable": wilson(self.outside, self.seen)}
+        return self.differences(self.raw, "dF_samples") | {"unusable": wilson(self.outside, self.seen)}
 
     # ---------------------------------------------------------------- checkpoints
 
@@ -287,9 +286,8 @@ class AdjointSampler(Walkers):
         flat = super()._state() | {
             "drawn": torch.tensor(self.drawn),
             "seen": torch.tensor([self.seen, self.outside]),
-            "raw": self.raw.weight,
-            "raw_sums": torch.tensor([self.raw.square, self.raw.count], dtype=torch.float64),
         }
+        flat |= flatten_state("raw", self.raw.to_tensors())
         flat |= flatten_state("sampler", self.sampler.state()) | flatten_state("ring", self.ring.state())
         if self.k < self.warm:
             flat |= flatten_state("warm_ring", self.warm_ring.state())
@@ -299,8 +297,7 @@ class AdjointSampler(Walkers):
         super()._load(state)
         self.drawn = int(state["drawn"])
         self.seen, self.outside = state["seen"].tolist()
-        square, count = state["raw_sums"].tolist()
-        self.raw = Histogram(self.grid, self.task.kT, state["raw"], square, int(count))
+        self.raw = self.raw.restored(with_prefix("raw", state))
         self.sampler.load(with_prefix("sampler", state))
         self.ring.load(with_prefix("ring", state))
         if self.k < self.warm:
