@@ -3,7 +3,7 @@
 import torch
 
 import molsamp as ms
-from molsamp.engine import GaussianMixture, log_snr_grid
+from molsamp.engine import GaussianMixture, time_grid
 
 schedule = ms.VP()
 mixture = GaussianMixture(
@@ -16,7 +16,7 @@ start = ms.Particles.at(ms.Noise(0).normal(0, torch.arange(256), (2,)))
 
 
 def sample(order: int, steps: int) -> torch.Tensor:
-    grid = log_snr_grid(schedule, 1.0, 1e-3, steps)
+    grid = time_grid("log-snr", schedule, steps, 1.0, 1e-3)
     return ms.rollout(model, ms.Exponential(order=order), start, grid, noise=ms.Noise(1), save="last").final.x
 
 

@@ -11,13 +11,14 @@ from molsamp.engine.dynamics import (
     reverse,
 )
 from molsamp.engine.exponential import DDIM, DPMSolverPP2M, Exponential
+from molsamp.engine.grids import time_grid
 from molsamp.engine.integrators import EulerMaruyama, Heun, LangevinMiddle, SemiImplicitEuler, log_prob, step
 from molsamp.engine.measures import ess, girsanov, log_mean_exp, log_ratio
 from molsamp.engine.mixtures import GaussianMixture
 from molsamp.engine.noise import Noise, Tape
 from molsamp.engine.particles import resample, smc
 from molsamp.engine.rollout import residuals, rollout
-from molsamp.engine.schedules import EDM, VP, log_snr_grid
+from molsamp.engine.schedules import EDM, VP, Cosine, Discrete, Flow, MeanReverting
 from molsamp.engine.state import Particles, Path, Status
 from molsamp.engine.trees import Tree
 
@@ -50,11 +51,11 @@ __all__ = [
     "log_mean_exp",
     "log_prob",
     "log_ratio",
-    "log_snr_grid",
     "resample",
     "residuals",
     "reverse",
     "rollout",
     "smc",
     "step",
+    "time_grid",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -93,15 +93,23 @@ class LinearSDE:
     Args:
         schedule: alpha and sigma.
         denoise: (x, t) -> prediction of x_0, the shape of x.
+        stores: what an evaluation is for integrators, the "data" prediction or the "noise" prediction
+            (x - alpha x_0) / sigma that goes with it.
     """
 
     schedule: Schedule
     denoise: Callable[[Tensor, float], Tensor]
+    stores: Literal["data", "noise"] = "data"
     blocks = ("x",)
 
     def evaluate(self, t: float, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(data prediction, None)."""
-        return self.denoise(x, t), None
+        """(prediction, None)."""
+        D = self.denoise(x, t)
+        return (D if self.stores == "data" else self._noise(x, D, t)), None
+
+    def _noise(self, x: Tensor, D: Tensor, t: float) -> Tensor:
+        sigma = self.schedule.sigma(t)
+        return torch.add(x / sigma, D, alpha=-self.schedule.alpha(t) / sigma)
 
     def score(self, x: Tensor, t: float) -> Tensor:
         """grad log q_t(x) = (alpha_t E[x_0 | x] - x) / sigma_t^2."""

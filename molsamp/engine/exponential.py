@@ -1,13 +1,13 @@
-"""Exponential integrators of diffusion models: DDIM, DDPM and DPM-Solver++ as one recipe for rows.
+"""Exponential multistep integrators of diffusion models: DDIM, DPM-Solver++, DEIS, iPNDM, UniPC and their SDE forms.
 
-With lam = log(alpha / sigma), a model x_t = alpha_t x_0 + sigma_t eps has, from time s to t and for one constant
-data prediction D in between, the exact solution
+A row evaluates the model once, at the end of the row before, and carries x over its interval by the exact exponential
+of the linear part and a polynomial through the newest evaluations (see `quadrature`). With a corrector the evaluation is
+used twice: first the step before is mended by what the model says at its end,
 
-    x_t = (sigma_t / sigma_s) e^-k x_s + alpha_t (1 - e^-(h+k)) D + sigma_t sqrt(1 - e^-2k) z,    h = lam_t - lam_s.
+    x_i <- x_i + sum_k (c_k - p_k) g_k,
 
-The first factor and h alone are the probability-flow ODE; k is the further decay that the noise makes up for:
-k = 0 is the ODE, k = h the time-reversed SDE. DDIM's eta lies between, by 1 - e^-2k = eta^2 (1 - e^-2h).
-Order 1 takes D at s; order 2 extrapolates it in lam to the middle of the step from the evaluation before.
+c_k the weights with that evaluation among the nodes, p_k those that predicted x_i (UniC of Zhao et al. 2023); then the
+next step is predicted. The evaluation stays the one at the predicted x: no call is added.
 """
 
 from __future__ import annotations
@@ -15,68 +15,171 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, zip_longest
+from typing import Literal, get_args
 
 from molsamp.engine.dynamics import Dynamics, LinearSDE
-from molsamp.engine.integrators import Evaluate, Line, Row, Table, require
+from molsamp.engine.integrators import Coefficient, Evaluate, Line, Mix, Row, Table, Verb, require
+from molsamp.engine.quadrature import Form, Variable, lagrange, lam, total
 from molsamp.engine.schedules import Schedule
+
+Rule = Literal["exact", "midpoint", "bh1", "published", "fixed"]
+ADAMS = ((1.0,), (1.5, -0.5), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
+ALWAYS = 1 << 30
 
 
 @dataclass(frozen=True)
 class Exponential:
     """The recurrence above on the grid of times, one evaluation a row.
 
-    Order 1: D = m_i. Order 2: D = m_i + h_i / (2 h_{i-1}) (m_i - m_{i-1}), with m_i the data prediction at times[i].
-    The first row is of order 1, having no past; so is a row to sigma = 0, where h is infinite. A row with eta > 0 knows
-    its density, a row without noise (eta = 0, or to sigma = 0) refuses `log_prob`.
+    The first rows are of lower order, having no past; a row to sigma = 0 is of order 1. A row with noise knows its
+    density; one without (the ODE, or to sigma = 0) refuses `log_prob`.
 
     Args:
-        order: 1 or 2.
+        order: evaluations that predict a step, 1 or more.
         noise: DDIM's eta in [0, 1]; 0 draws nothing, 1 is the reverse SDE.
-        short: the last row, too, is of order 1 in tables of fewer than `short` rows; 0 keeps order 2 everywhere.
+        short: tables of fewer than `short` rows lower their order towards the end, the last row being of order 1.
+        form: "data" or "noise": what the evaluations are, see `LinearSDE.stores`.
+        variable: the polynomial's, "lam", "rho" or "t".
+        rule: weights. "exact" integrates the polynomial. Two shortcuts that published codes take where the order is 2
+            (and 1 in a corrector): "midpoint" (DPM-Solver++ 2M, bh2 of UniPC) and "bh1". "published" is "midpoint" with
+            the second difference of order 3 halved, as DPM-Solver++ 3M is written: its order is 2. "fixed": those of
+            Adams and Bashforth for even steps, in noise form (iPNDM).
+        corrects: order of the corrector as UniC counts it (it takes one evaluation more); 0 for none.
+        mixes: of each row, weights that replace its evaluation by a mixture of itself and earlier ones, newest first,
+            before it predicts (DC-Solver, DualFast); they add up to 1.
 
     Raises:
-        ValueError: for another order or an eta outside [0, 1].
+        ValueError: for an order, eta, rule or form outside of these.
 
-    Sources: Song, Meng, Ermon, ICLR 2021 (DDIM, eq. 12 and 16); Lu et al., "DPM-Solver++", 2022 (2M and SDE forms,
-    algorithm 2 and appendix; lower order at the end of short grids).
+    Sources: Song, Meng, Ermon, ICLR 2021 (DDIM, eq. 12 and 16); Lu et al., "DPM-Solver++", 2022 (algorithm 2 and
+    appendix); Zhang and Chen, ICLR 2023 (DEIS, iPNDM); Zhao et al., NeurIPS 2023 (UniPC, algorithms 1 and 2).
     """
 
     order: int = 1
     noise: float = 0.0
     short: int = 15
+    form: Form = "data"
+    variable: Variable = "lam"
+    rule: Rule = "midpoint"
+    corrects: int = 0
+    mixes: tuple[tuple[Coefficient, ...], ...] = ()
 
     def __post_init__(self):
-        if self.order not in (1, 2):
-            raise ValueError(f"Exponential has order 1 or 2, not {self.order}")
+        if self.order < 1 or self.corrects < 0:
+            raise ValueError(f"order is 1 or more and corrects 0 or more, got {self.order} and {self.corrects}")
         if not 0.0 <= self.noise <= 1.0:
             raise ValueError(f"noise (eta) is {self.noise}, it must lie in [0, 1]")
+        for name, value, kind in (
+            ("form", self.form, Form),
+            ("variable", self.variable, Variable),
+            ("rule", self.rule, Rule),
+        ):
+            if value not in get_args(kind):
+                raise ValueError(f"{name} is {value!r}, allowed are {', '.join(get_args(kind))}")
+        if self.rule == "fixed" and (self.form != "noise" or self.order > len(ADAMS) or self.corrects):
+            raise ValueError(f"fixed weights are for noise form, order {len(ADAMS)} at most and no corrector")
+        if self.form == "noise" and 0.0 < self.noise < 1.0:
+            raise ValueError(f"noise form takes eta 0 or 1, got {self.noise}")
 
     def rows(self, dyn: Dynamics, times: Sequence[float]) -> Table:
         """One row an interval, for times from noise to data; eta = 0 also runs the other way (inversion).
 
         Raises:
-            ValueError: if two neighbouring times have the same log-SNR, the grid starts at sigma = 0, or eta > 0
-                and the log-SNR falls.
+            ValueError: if two neighbouring times have the same log-SNR, the grid starts at sigma = 0, eta > 0
+                and the log-SNR falls, or the dynamics stores another form.
         """
-        schedule = require(dyn, (LinearSDE,), "Exponential").schedule
-        steps = _log_snr_steps(schedule, times, falling=self.noise == 0.0)
-        table = []
+        sde = require(dyn, (LinearSDE,), "Exponential")
+        if sde.stores != self.form:
+            raise ValueError(f"this Exponential is in {self.form} form, the dynamics stores {sde.stores}")
+        schedule, steps = sde.schedule, len(times) - 1
+        _check_log_snr(schedule, times, falling=self.noise == 0.0)
+        table, before = [], ()
         for i, (s, t) in enumerate(pairwise(times)):
-            h = steps[i]
-            last_of_few = i == len(steps) - 1 and len(steps) < self.short
-            r = h / (2.0 * steps[i - 1]) if self.order == 2 and i > 0 and math.isfinite(h) and not last_of_few else 0.0
-            table.append(Row(s, t, (Evaluate(s), self._line(schedule, s, t, h, r)), history=self.order - 1))
+            program: list[Verb] = [Evaluate(s)]
+            if self.corrects and i > 0:
+                program.append(self._correction(schedule, times, i, before))
+            if i < len(self.mixes):
+                program.append(Mix(self.mixes[i]))
+            order = min(self.order, i + 1, steps - i if steps < self.short else self.order)
+            c = self._share(schedule, s, t)
+            before = self._weights(schedule, s, t, [*times[max(0, i - order + 1) : i + 1]][::-1], c)
+            program.append(self._line(schedule, s, t, c, before))
+            table.append(Row(s, t, tuple(program), history=self.depth - 1))
         return table
 
-    def _line(self, schedule: Schedule, s: float, t: float, h: float, r: float) -> Line:
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        k = _noise_decay(self.noise, h)
-        keep = sigma / schedule.sigma(s) * math.exp(-k)
-        w = -alpha * math.expm1(-(h + k))
-        N = sigma * math.sqrt(-math.expm1(-2.0 * k)) if k > 0.0 else 0.0
-        weights = (w,) if r == 0.0 else (w * (1.0 + r), -w * r)
-        return Line("x", {"x": keep}, weights, N if N > 0.0 else None)
+    @property
+    def depth(self) -> int:
+        """Evaluations that a row looks at."""
+        return max(self.order, self.corrects + 1, *(len(mix) for mix in self.mixes), 1)
+
+    def _share(self, schedule: Schedule, s: float, t: float) -> float:
+        """c of `quadrature` from 1 - e^(-2 c h) = eta^2 (1 - e^(-2 h)); apart at eta = 1, where h may be infinite."""
+        if self.noise in (0.0, 1.0):
+            return self.noise
+        h = lam(schedule, t) - lam(schedule, s)
+        return -0.5 * math.log1p(self.noise**2 * math.expm1(-2.0 * h)) / h
+
+    def _line(self, schedule: Schedule, s: float, t: float, c: float, weights: Sequence[float]) -> Line:
+        """The step by what is stored."""
+        h = lam(schedule, t) - lam(schedule, s)
+        if self.form == "data":
+            decay = c * h if c > 0.0 else 0.0
+            keep = schedule.sigma(t) / schedule.sigma(s) * math.exp(-decay)
+            N = schedule.sigma(t) * math.sqrt(-math.expm1(-2.0 * decay))
+        else:
+            keep = schedule.alpha(t) / schedule.alpha(s)
+            N = schedule.sigma(t) * math.sqrt(c * math.expm1(2.0 * h)) if c > 0.0 else 0.0
+        return Line("x", {"x": keep}, tuple(weights), N if N > 0.0 else None)
+
+    def _weights(self, schedule: Schedule, s: float, t: float, nodes: Sequence[float], c: float) -> tuple[float, ...]:
+        """Of the evaluations at `nodes`, the newest, at s, first."""
+        order, whole = len(nodes), total(self.form, schedule, s, t, c)
+        h = lam(schedule, t) - lam(schedule, s)
+        if order == 1 or not math.isfinite(h):
+            return (whole,)
+        if self.rule == "fixed":
+            return tuple(whole * a for a in ADAMS[order - 1])
+        if order == 2 and self.rule != "exact":
+            r = (lam(schedule, nodes[1]) - lam(schedule, s)) / h  # -inf where that node tells nothing
+            w = 0.5 * self._bend(schedule, whole, t, h, c) / r
+            return whole - w, w
+        found = lagrange(self.form, schedule, s, t, nodes, c, self.variable)
+        if order == 3 and self.rule == "published":
+            linear = self._taylor(schedule, s, t, nodes, c)
+            return tuple(0.5 * (a + b) for a, b in zip(found, linear, strict=True))
+        return tuple(found)
+
+    def _bend(self, schedule: Schedule, whole: float, t: float, h: float, c: float) -> float:
+        """B(h) of the shortcuts: that of bh2 is the sum of all weights, that of bh1 its first order in h."""
+        if self.rule != "bh1":
+            return whole
+        return (1.0 + c) * h * (schedule.alpha(t) if self.form == "data" else -schedule.sigma(t))
+
+    def _taylor(self, schedule: Schedule, s: float, t: float, nodes: Sequence[float], c: float) -> list[float]:
+        """Order 3 with its second difference left out: the slope at s of the parabola, integrated along its tangent."""
+        a, b, d = (lam(schedule, node) for node in nodes)
+        if not math.isfinite(b + d):
+            return lagrange(self.form, schedule, s, t, nodes, c, self.variable)
+        whole = total(self.form, schedule, s, t, c)
+        slope = lagrange(self.form, schedule, s, t, nodes[:2], c)[1] * (b - a)  # weight of d/dlam at s
+        at_b, at_d = (d - a) / ((b - a) * (d - b)), -(b - a) / ((d - a) * (d - b))
+        return [whole - slope * (at_b + at_d), slope * at_b, slope * at_d]
+
+    def _correction(self, schedule: Schedule, times: Sequence[float], i: int, before: Sequence[float]) -> Line:
+        """x_i mended by the evaluation at times[i]; newest first, so `before` is shifted by one."""
+        s, t, steps = times[i - 1], times[i], len(times) - 1
+        order = min(self.corrects, i, steps - i + 1 if steps < self.short else self.corrects)
+        nodes = [*times[max(0, i - order) : i + 1]][::-1]
+        c = self._share(schedule, s, t)
+        whole, h = total(self.form, schedule, s, t, c), lam(schedule, t) - lam(schedule, s)
+        if order == 1 and self.rule != "exact":
+            w = 0.5 * self._bend(schedule, whole, t, h, c)
+            found = [w, whole - w]
+        else:
+            found = lagrange(self.form, schedule, s, t, nodes, c, self.variable)
+        pairs = zip_longest(found, (0.0, *before), fillvalue=0.0)
+        return Line("x", {"x": 1.0}, tuple(a - b for a, b in pairs))
 
 
 def DDIM(eta: float = 0.0) -> Exponential:
@@ -89,19 +192,13 @@ def DPMSolverPP2M(eta: float = 0.0, short: int = 15) -> Exponential:
     return Exponential(order=2, noise=eta, short=short)
 
 
-def _noise_decay(eta: float, h: float) -> float:
-    """k with 1 - e^-2k = eta^2 (1 - e^-2h); apart at eta = 1, where k = h and e^-2h may be below rounding."""
-    return h if eta == 1.0 else -0.5 * math.log1p(eta * eta * math.expm1(-2.0 * h)) if eta > 0.0 else 0.0
-
-
-def _log_snr_steps(schedule: Schedule, times: Sequence[float], falling: bool) -> list[float]:
-    """h of every interval; infinite for one that ends at sigma = 0."""
-    lam = [schedule.lam(t) if schedule.sigma(t) > 0.0 else math.inf for t in times]
-    for i, (a, b) in enumerate(pairwise(lam)):
-        if not math.isfinite(a) or a == b or (b < a and not falling):
+def _check_log_snr(schedule: Schedule, times: Sequence[float], falling: bool) -> None:
+    """The log-SNR of a grid must change in every interval, and rise unless it may fall."""
+    values = [lam(schedule, t) for t in times]
+    for i, (a, b) in enumerate(pairwise(values)):
+        if a == math.inf or a == b or (b < a and not falling):
             wanted = "differ and begin" if falling else "rise and begin"
             raise ValueError(
                 f"log-SNR goes from {a} to {b} between times[{i}] = {times[i]} and times[{i + 1}] = {times[i + 1]}; "
-                f"it must {wanted} at a finite value"
+                f"it must {wanted} below infinity"
             )
-    return [b - a for a, b in pairwise(lam)]

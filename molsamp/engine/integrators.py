@@ -1,9 +1,10 @@
 """Integrators as tables of rows.
 
-A `Row` carries the state over one interval [t0, t1] by a short program of two verbs:
+A `Row` carries the state over one interval [t0, t1] by a short program of three verbs:
 
     Evaluate(t)                     g <- dynamics at (t, x), pushed on the history
     Line(block, keep, weights, N)   block <- sum_b keep_b b + sum_k weights_k g_k + N z     (g_0 is the newest)
+    Mix(weights)                    g_0 <- sum_k weights_k g_k, for this row and those that follow
 
 so every scheme here, from Euler-Maruyama to DPM-Solver++, is the linear recurrence
 state' = A state + sum_k W_k g_k + N z, with coefficients computed once in float64 (`Integrator.rows`).
@@ -63,17 +64,31 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Mix:
+    """g_0 <- sum_k weights[k] g_k; weights that add up to 1 leave a constant history alone."""
+
+    weights: tuple[Coefficient, ...]
+
+    def to(self, like: Tensor) -> Mix:
+        """The same with its weights in the dtype and on the device of `like`."""
+        return Mix(tuple(a.to(like) if isinstance(a, Tensor) else a for a in self.weights))
+
+
+Verb = Evaluate | Line | Mix
+
+
+@dataclass(frozen=True)
 class Row:
     """One step over [t0, t1]; `history` evaluations are kept for the rows that follow."""
 
     t0: float
     t1: float
-    program: tuple[Evaluate | Line, ...]
+    program: tuple[Verb, ...]
     history: int = 1
 
     def to(self, like: Tensor) -> Row:
         """The same row with its coefficients in the dtype and on the device of `like`."""
-        program = tuple(p.to(like) if isinstance(p, Line) else p for p in self.program)
+        program = tuple(p if isinstance(p, Evaluate) else p.to(like) for p in self.program)
         return Row(self.t0, self.t1, program, self.history)
 
     @property
@@ -209,6 +224,8 @@ def _run(program, dyn, state: dict[str, Tensor], z: Tensor | None, history: tupl
             g, e = dyn.evaluate(verb.t, state["x"])
             history = (g, *history)
             energy, first = (e if first else energy), False
+        elif isinstance(verb, Mix):
+            history = (_sum(verb.weights, history, None), *history[1:])
         else:
             state[verb.block] = _apply(verb, state, z, history)
     return history, energy
@@ -218,11 +235,17 @@ def _apply(line: Line, state: dict[str, Tensor], z: Tensor | None, history: tupl
     out = None
     for b, a in line.keep.items():
         out = _axpy(a, state[b], out)
-    for w, g in zip(line.weights, history, strict=False):
-        out = _axpy(w, g, out)
+    out = _sum(line.weights, history, out)
     if z is not None and line.noise is not None:
         out = _axpy(line.noise, z, out)
     assert out is not None
+    return out
+
+
+def _sum(weights: Sequence[Coefficient], history: tuple[Tensor, ...], out: Tensor | None) -> Tensor | None:
+    """out + sum_k weights_k g_k."""
+    for w, g in zip(weights, history, strict=False):
+        out = _axpy(w, g, out)
     return out
 
 

@@ -17,11 +17,11 @@ from molsamp.engine import (
     Tape,
     flow,
     log_prob,
-    log_snr_grid,
     residuals,
     reverse,
     rollout,
     step,
+    time_grid,
 )
 from molsamp.engine.exponential import DDIM, DPMSolverPP2M, Exponential
 from molsamp.engine.integrators import Evaluate, Line, Row
@@ -50,7 +50,7 @@ def starts():
 
 
 def final(dyn, integrator, starts, steps, end=END):
-    times = log_snr_grid(SCHEDULE, START, end, steps)
+    times = time_grid("log-snr", SCHEDULE, steps, START, end)
     return rollout(dyn, integrator, starts, times, noise=Noise(0), save="last").final.x
 
 
@@ -231,7 +231,7 @@ def test_inversion_is_within_first_order(mixture, starts):
     """Down and up the same grid: the round trip's error falls about twofold when the rows double."""
     errors = []
     for n in (100, 200):
-        times = log_snr_grid(SCHEDULE, START, 0.01, n)
+        times = time_grid("log-snr", SCHEDULE, n, START, 0.01)
         sde = mixture.sde(SCHEDULE)
         down = rollout(sde, DDIM(), starts, times, noise=Noise(0), save="last").final
         up = rollout(sde, DDIM(), down, times[::-1], noise=Noise(0), save="last").final
@@ -263,7 +263,7 @@ def test_sde_order_one_has_the_exact_law_of_a_point_mass():
 def test_sde_order_one_on_a_gaussian_matches_the_closed_form():
     """Mean and variance of 20000 paths against the recursion of DDPM's posterior; 4 standard errors, alarm 1.3e-4."""
     m, S = 0.4, 0.3
-    g, times, n = GaussianMixture(f64([[m]]), f64([S])), log_snr_grid(SCHEDULE, START, 0.01, 8), 20_000
+    g, times, n = GaussianMixture(f64([[m]]), f64([S])), time_grid("log-snr", SCHEDULE, 8, START, 0.01), 20_000
     mean, variance = 0.0, 1.0
     for s, t in pairwise(times):
         a_x, a_0, dev = ancestral(s, t)
@@ -289,7 +289,7 @@ def test_marginal_variance_converges(integrator, order):
     begin = SCHEDULE.alpha(START) ** 2 * S + SCHEDULE.sigma(START) ** 2
     exact = SCHEDULE.alpha(END) ** 2 * S + SCHEDULE.sigma(END) ** 2
     error = [
-        chain_variance(dyn, integrator, log_snr_grid(SCHEDULE, START, END, n), begin) / exact - 1.0
+        chain_variance(dyn, integrator, time_grid("log-snr", SCHEDULE, n, START, END), begin) / exact - 1.0
         for n in (100, 200, 400)
     ]
     assert abs(error[-1]) < 0.03
@@ -305,7 +305,7 @@ def test_reverse_diffusion_samples_the_mixture(mixture, general):
     n, sde = 5000, mixture.sde(SCHEDULE)
     dyn, integrator = (reverse(sde), EulerMaruyama()) if general else (sde, DPMSolverPP2M(1.0))
     start = Particles.at(mixture.marginal(SCHEDULE, START).sample(n, Noise(1)))
-    times = log_snr_grid(SCHEDULE, START, END, 500 if general else 60)
+    times = time_grid("log-snr", SCHEDULE, 500 if general else 60, START, END)
     x = rollout(dyn, integrator, start, times, noise=Noise(2), save="last").final.x
     mean, cov = mixture.marginal(SCHEDULE, END).moments()
     products = torch.einsum("ni,nj->nij", x - mean, x - mean)
@@ -338,7 +338,7 @@ def test_rows_without_noise_have_no_density(mixture, times):
 @pytest.mark.parametrize("integrator", [DDIM(1.0), DDIM(0.6), DPMSolverPP2M(1.0), DPMSolverPP2M(0.6)])
 def test_residuals_of_stochastic_rows_are_standard_normal(mixture, integrator):
     """Mean square 1 within 4 standard deviations of 12 x 512 x 2 normals (alarm 6e-5), and z itself to 1e-9."""
-    sde, times = mixture.sde(SCHEDULE), log_snr_grid(SCHEDULE, START, 0.01, 12)
+    sde, times = mixture.sde(SCHEDULE), time_grid("log-snr", SCHEDULE, 12, START, 0.01)
     start = Particles.at(Noise(4).normal(0, torch.arange(512), (2,)))
     path = rollout(sde, integrator, start, times, noise=Noise(7))
     z, gap = residuals(path, sde, integrator)
@@ -360,7 +360,7 @@ def test_residuals_see_a_history_shifted_by_one(mixture):
                 table[i] = Row(row.t0, row.t1, (evaluate, swapped), row.history)
             return table
 
-    sde, times = mixture.sde(SCHEDULE), log_snr_grid(SCHEDULE, START, 0.01, 12)
+    sde, times = mixture.sde(SCHEDULE), time_grid("log-snr", SCHEDULE, 12, START, 0.01)
     start = Particles.at(Noise(4).normal(0, torch.arange(512), (2,)))
     path = rollout(sde, DPMSolverPP2M(1.0), start, times, noise=Noise(7))
     z, _ = residuals(path, sde, Shifted(order=2, noise=1.0))
@@ -370,9 +370,9 @@ def test_residuals_see_a_history_shifted_by_one(mixture):
 # ---- errors at the door ----
 
 
-@pytest.mark.parametrize("bad", [{"order": 3}, {"noise": 1.5}, {"noise": -0.1}])
+@pytest.mark.parametrize("bad", [{"order": 0}, {"rule": "bh3"}, {"noise": 1.5}, {"noise": -0.1}])
 def test_bad_options_are_refused(bad):
-    with pytest.raises(ValueError, match=r"order|eta"):
+    with pytest.raises(ValueError, match=r"order|eta|rule"):
         Exponential(**bad)
 
 

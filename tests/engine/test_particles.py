@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 import torch
 
-from molsamp.engine import VP, Controlled, EulerMaruyama, Noise, Overdamped, Particles, Status, log_snr_grid, rollout
+from molsamp.engine import VP, Controlled, EulerMaruyama, Noise, Overdamped, Particles, Status, rollout, time_grid
 from molsamp.engine.exponential import DPMSolverPP2M
 from molsamp.engine.measures import log_mean_exp
 from molsamp.engine.mixtures import GaussianMixture
@@ -222,7 +222,7 @@ def test_segments_make_no_difference_to_a_multistep_scheme():
     """With no potential, segments of 3 rows are the one rollout of 7 rows, bit for bit: the history is handed on."""
     schedule = VP()
     sde = GaussianMixture(torch.tensor([[1.0, 0.0], [0.0, -1.0]]), torch.tensor([0.1, 0.2])).sde(schedule)
-    times = log_snr_grid(schedule, 1.0, 0.01, 7)
+    times = time_grid("log-snr", schedule, 7, 1.0, 0.01)
     start = Particles.at(Noise(1).normal(0, torch.arange(5), (2,)))
     scheme = DPMSolverPP2M(1.0)
     p, log_z = smc(sde, scheme, start, times, lambda k, p: torch.zeros(len(p)), noise=Noise(2), every=3)
@@ -234,7 +234,7 @@ def test_history_follows_its_particle():
     """A deterministic scheme after resampling: every survivor ends where its first ancestor would have ended alone."""
     schedule = VP()
     sde = GaussianMixture(torch.tensor([[1.0, 0.0], [0.0, -1.0]]), torch.tensor([0.1, 0.2])).sde(schedule)
-    times = log_snr_grid(schedule, 1.0, 0.01, 6)
+    times = time_grid("log-snr", schedule, 6, 1.0, 0.01)
     start = Particles.at(Noise(1).normal(0, torch.arange(16), (2,)))
     alone = rollout(sde, DPMSolverPP2M(), start, times, noise=Noise(2)).final.x
 

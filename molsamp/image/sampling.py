@@ -1,0 +1,109 @@
+"""`sample`: images from a denoiser by a solver. It is one rollout of the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from molsamp.engine.dynamics import Dynamics, LinearSDE, flow
+from molsamp.engine.grids import Kind, time_grid
+from molsamp.engine.integrators import Integrator
+from molsamp.engine.noise import Noise
+from molsamp.engine.rollout import rollout
+from molsamp.engine.schedules import EDM, Schedule
+from molsamp.engine.state import Particles, Path
+from molsamp.image.solvers import Frame
+from molsamp.image.solvers import solver as named
+
+
+class Model(Protocol):
+    """What is sampled: a data prediction with its schedule and the shape of one image."""
+
+    schedule: Schedule
+    event: tuple[int, ...]
+
+    def __call__(self, x: Tensor, t: float) -> Tensor: ...
+
+
+def sample(
+    model: Model,
+    solver: str | Integrator = "unipc",
+    steps: int = 10,
+    n: int = 16,
+    *,
+    noise: Noise,
+    grid: Kind | Sequence[float] | None = None,
+    start: Float[Tensor, "n *event"] | None = None,
+    dtype: torch.dtype = torch.float32,
+    save: Literal["all", "last"] | int = "last",
+    each: Callable[[int, Particles, Any], None] | None = None,
+) -> Path:
+    """n images, from noise, as `path.final.x`.
+
+    Args:
+        model: a `Denoiser`, or anything alike.
+        solver: a name of `SOLVERS`, or an integrator of rows of one call on the data prediction (or on what its
+            attribute `form` says).
+        steps: network calls; solvers of several calls a step take fewer steps.
+        n: images; as many as `start` has, if that is given.
+        noise: keys of the start and of what the solver draws.
+        grid: a kind of `time_grid`, or the times themselves, falling; by default "karras" for EDM, else "uniform".
+        start: x at the first time; by default noise of its sigma.
+        dtype: of x.
+        save: frames of the path that are kept.
+        each: observer of every row.
+
+    Raises:
+        ValueError: an unknown solver, fewer calls than it needs, or a start that has another shape than the model's.
+    """
+    integrator, intervals, frame = plan(solver, steps)
+    times = grid_of(model.schedule, grid, intervals)
+    if start is None:
+        ids = torch.arange(n)
+        start = noise.child("start").normal(0, ids, model.event, dtype) * model.schedule.sigma(times[0])
+    elif start.shape[1:] != model.event:
+        raise ValueError(f"start has images of shape {tuple(start.shape[1:])}, the model takes {tuple(model.event)}")
+    return rollout(
+        dynamics(model, frame), integrator, Particles.at(start), times, noise=noise.child("rows"), save=save, each=each
+    )
+
+
+def plan(solver: str | Integrator, steps: int) -> tuple[Integrator, int, Frame]:
+    """(integrator, intervals, what it integrates) for so many network calls.
+
+    Raises:
+        ValueError: as `sample`.
+    """
+    if not isinstance(solver, str):
+        return solver, steps, getattr(solver, "form", "data")
+    found = named(solver)
+    if steps < found.least:
+        raise ValueError(f"{solver} needs {found.least} network calls or more, got steps = {steps}")
+    integrator, intervals = found.plan(steps)
+    return integrator, intervals, found.frame
+
+
+def grid_of(schedule: Schedule, grid: Kind | Sequence[float] | None, intervals: int) -> list[float]:
+    """Times by kind or as given.
+
+    Raises:
+        ValueError: another number of times than the solver needs.
+    """
+    if grid is None:
+        grid = "karras" if isinstance(schedule, EDM) else "uniform"
+    if isinstance(grid, str):
+        return time_grid(grid, schedule, intervals)
+    if len(grid) != intervals + 1:
+        raise ValueError(f"a grid of {len(grid)} times was given, this solver needs {intervals + 1}")
+    return list(grid)
+
+
+def dynamics(model: Model, frame: Frame) -> Dynamics:
+    """The model as rows see it."""
+    if frame == "flow":
+        return flow(LinearSDE(model.schedule, model))
+    return LinearSDE(model.schedule, model, frame)
