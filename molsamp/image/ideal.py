@@ -1,0 +1,81 @@
+"""Models without training: the exact denoiser of a data set, and that of a Gaussian mixture."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from molsamp.engine.mixtures import GaussianMixture
+from molsamp.engine.schedules import Schedule
+from molsamp.image.denoiser import Denoiser
+
+CHUNK = 1 << 21  # squared distances held at a time
+
+
+def ideal(
+    data: Float[Tensor, "K *event"],
+    schedule: Schedule,
+    width: float = 0.1,
+    labels: Int[Tensor, " K"] | None = None,
+) -> Denoiser:
+    """The exact denoiser of sum_k N(m_k, width^2 I) / K, a Gaussian about every picture m_k of a data set.
+
+        D(x) = (alpha width^2 x + sigma^2 sum_k r_k m_k) / c,   c = alpha^2 width^2 + sigma^2,
+        r_k proportional to exp(-|x - alpha m_k|^2 / (2 c))
+
+    The exponents are in float64, the rest in the dtype of x; a batch is worked off in chunks of `CHUNK` distances.
+
+    Args:
+        data: m_k.
+        schedule: alpha and sigma.
+        width: standard deviation of a pixel about its picture; below 0.05 the flow is stiff near the data.
+        labels: class of every picture; the model is then conditional, and the sum is over the pictures of the class.
+
+    Raises:
+        ValueError: for a width that is not positive, no pictures, or as many labels as there are no pictures.
+    """
+    if not width > 0.0:
+        raise ValueError(f"the width of the pictures is {width}, it must be positive")
+    if not len(data) or (labels is not None and len(labels) != len(data)):
+        raise ValueError(f"{len(data)} pictures with {None if labels is None else len(labels)} labels make no model")
+    m = data.flatten(1).double()
+    centre = m.mean(0)  # distances do not change, their rounding does
+    m = m - centre
+    half_norms = 0.5 * m.square().sum(1)
+    classes = None if labels is None else int(labels.max()) + 1
+    copies: dict[tuple, list[Tensor | None]] = {}
+
+    def on(x: Tensor) -> list[Tensor | None]:
+        """The constants where x is, the means also in its dtype."""
+        key = (x.device, x.dtype)
+        if key not in copies:
+            kept = [a if a is None else a.to(x.device) for a in (m, half_norms, centre, labels)]
+            copies[key] = [*kept, data.flatten(1).to(x)]
+        return copies[key]
+
+    def predict(x: Tensor, t: float, label: Tensor | None) -> Tensor:
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        c = alpha**2 * width**2 + sigma**2
+        m, half_norms, centre, labels, pictures = on(x)
+        flat, means = x.flatten(1), []
+        rows = max(1, CHUNK // len(m))
+        for a in range(0, len(x), rows):
+            some = slice(a, a + rows)
+            log_r = (alpha / c) * ((flat[some].double() - alpha * centre) @ m.T - alpha * half_norms)
+            if label is not None:
+                log_r = log_r.masked_fill(labels != label[some, None], -torch.inf)
+            means.append(torch.softmax(log_r, 1).to(x) @ pictures)
+        mean = torch.cat(means) if means else flat
+        return ((alpha * width**2 / c) * flat + (sigma**2 / c) * mean).view_as(x)
+
+    return Denoiser(schedule, predict, tuple(data.shape[1:]), conditional=classes)
+
+
+def mixture(gaussians: GaussianMixture, schedule: Schedule, event: tuple[int, ...]) -> Denoiser:
+    """The exact denoiser of a Gaussian mixture over flattened pictures."""
+
+    def predict(x: Tensor, t: float, label: Tensor | None) -> Tensor:
+        return gaussians.denoise(schedule, x.flatten(1), t).view_as(x)
+
+    return Denoiser(schedule, predict, event)
