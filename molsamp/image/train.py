@@ -92,7 +92,8 @@ def train(name: str, seed: int = 0, say: Callable[[str], None] = print) -> Model
         The model; its `notes` hold the seed, the settings and the held-out score with its 95 % interval.
     """
     recipe, noise = RECIPES[name], Noise(seed).child(name)
-    return train_on(recipe.data(), recipe.architecture, recipe.settings, noise, say, seed=seed, command=_command(name, seed))
+    notes = {"seed": seed, "command": f"python -m molsamp.image.train {name} --seed {seed}"}
+    return train_on(recipe.data(), recipe.architecture, recipe.settings, noise, say, **notes)
 
 
 def train_on(
@@ -119,9 +120,9 @@ def train_on(
     if architecture["kind"] != "classifier":
         whole["size"] = round(float(kept.x.std()), 3)
     net = make(whole, noise.child("weights"))
-    loss = _classify if isinstance(net, Classifier) else _denoise
+    loss = partial(_classify, net) if isinstance(net, Classifier) else partial(_denoise, net, classes)
     score = partial(_score, out=out, settings=settings, noise=noise.child("held out"))
-    average = _descend(net, partial(loss, net, classes), kept, settings, noise.child("batches"), score, say)
+    average = _descend(net, loss, kept, settings, noise.child("batches"), score, say)
     net.load_state_dict({k: v.half().float() for k, v in average.state_dict().items()})  # what the file will hold
     held_out = score(net)
     notes |= {"settings": asdict(settings), "held_out": held_out.as_dict(), "parameters": count(net)}
@@ -192,7 +193,7 @@ def _denoise(net: Preconditioned, classes: int, batch: dict[str, Tensor]) -> Ten
     return net.loss(noisy, s, x, None, torch.where(label < 0, classes, label))
 
 
-def _classify(net: Classifier, classes: int, batch: dict[str, Tensor]) -> Tensor:
+def _classify(net: Classifier, batch: dict[str, Tensor]) -> Tensor:
     """Cross entropy of the class of a picture with a little noise, at most the tenth part of its range."""
     noisy = batch["x"] + (0.2 * batch["s"].clamp(max=1.0)).view(-1, 1, 1, 1) * batch["z"]
     return nn.functional.cross_entropy(net(noisy), batch["class"])
@@ -213,10 +214,6 @@ def _score(net: nn.Module, out: data.Images, settings: Settings, noise: Noise) -
         miss = (net(noisy, levels, out.label) - out.x) / unit
         each.append(miss.square().flatten(1).mean(1))
     return mean(torch.stack(each).mean(0))
-
-
-def _command(name: str, seed: int) -> str:
-    return f"python -m molsamp.image.train {name} --seed {seed}"
 
 
 def main() -> None:
