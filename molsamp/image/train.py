@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from molsamp.engine.estimates import Estimate, mean
+from molsamp.engine.estimates import Estimate, mean, wilson
 from molsamp.engine.noise import Noise
 from molsamp.image import data
 from molsamp.image.models import WEIGHTS, Model, save
@@ -203,7 +203,7 @@ def _classify(net: Classifier, batch: dict[str, Tensor]) -> Tensor:
 def _score(net: nn.Module, out: data.Images, settings: Settings, noise: Noise) -> Estimate:
     """Loss of a denoiser at 16 shares of the law of s, or accuracy of a classifier, on pictures not trained on."""
     if isinstance(net, Classifier):
-        return mean((net(out.x).argmax(1) == out.label).double())
+        return wilson(int((net(out.x).argmax(1) == out.label).sum()), len(out.x))
     assert isinstance(net, Preconditioned)
     ids, each = torch.arange(len(out.x)), []
     for k, s in enumerate(_levels(torch.full((16,), 0.5), settings)):
