@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from itertools import pairwise
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -88,8 +88,17 @@ class Row:
 
     def to(self, like: Tensor) -> Row:
         """The same row with its coefficients in the dtype and on the device of `like`."""
+        if self._plain:
+            return self
         program = tuple(p if isinstance(p, Evaluate) else p.to(like) for p in self.program)
         return Row(self.t0, self.t1, program, self.history)
+
+    @cached_property
+    def _plain(self) -> bool:
+        """Whether all coefficients are numbers, which have no dtype and are on no device."""
+        verbs = [p for p in self.program if not isinstance(p, Evaluate)]
+        held = [a for p in verbs for a in (*p.weights, *((*p.keep.values(), p.noise) if isinstance(p, Line) else ()))]
+        return not any(isinstance(a, Tensor) for a in held)
 
     @property
     def draws(self) -> bool:
