@@ -28,7 +28,8 @@ from molsamp.image.compensation import compensated, search
 from molsamp.image.solvers import SOLVERS
 
 RESULTS = ROOT / "benchmarks" / "results" / "image_best.json"
-CODE = ("molsamp/engine", "molsamp/image", "benchmarks/pictures.py", "benchmarks/image_best.py")
+EXERCISED = ("solvers", "sampling", "compensation", "denoiser", "ideal", "networks")
+CODE = ("molsamp/engine", *(f"molsamp/image/{name}.py" for name in EXERCISED), "benchmarks/pictures.py")
 MODELS = ("gaussians", "ideal:digits", "ideal:mnist", "digits", "digits, guided", "mnist", "mnist, guided")
 GRIDS = ("uniform", "quadratic", "log-snr", "karras")
 CHOOSING, SCORING, SEEDS, SEARCHED = 128, 256, (1, 2, 3), 10
