@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from molsamp.engine.mixtures import GaussianMixture
@@ -17,7 +17,7 @@ def ideal(
     data: Float[Tensor, "K *event"],
     schedule: Schedule,
     width: float = 0.1,
-    labels: Int[Tensor, " K"] | None = None,
+    labels: Tensor | None = None,
 ) -> Denoiser:
     """The exact denoiser of sum_k N(m_k, width^2 I) / K, a Gaussian about every picture m_k of a data set.
 
@@ -30,7 +30,7 @@ def ideal(
         data: m_k.
         schedule: alpha and sigma.
         width: standard deviation of a pixel about its picture; below 0.05 the flow is stiff near the data.
-        labels: class of every picture; the model is then conditional, and the sum is over the pictures of the class.
+        labels: class of every picture, (K,) int64; the model is then conditional, its sum over pictures of the class.
 
     Raises:
         ValueError: for a width that is not positive, no pictures, or as many labels as there are no pictures.
