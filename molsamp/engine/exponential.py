@@ -1,8 +1,8 @@
 """Exponential multistep integrators of diffusion models: DDIM, DPM-Solver++, DEIS, iPNDM, UniPC and their SDE forms.
 
-A row evaluates the model once, at the end of the row before, and carries x over its interval by the exact exponential
-of the linear part and a polynomial through the newest evaluations (see `quadrature`). With a corrector the evaluation is
-used twice: first the step before is mended by what the model says at its end,
+A row evaluates the model once, at its beginning, and carries x over its interval by the exact exponential of the linear
+part and a polynomial through the newest evaluations (see `quadrature`). With a corrector that evaluation is used twice:
+first the step before is mended by what the model says at its end,
 
     x_i <- x_i + sum_k (c_k - p_k) g_k,
 
@@ -94,7 +94,7 @@ class Exponential:
             raise ValueError(f"this Exponential is in {self.form} form, the dynamics stores {sde.stores}")
         schedule, steps = sde.schedule, len(times) - 1
         _check_log_snr(schedule, times, falling=self.noise == 0.0)
-        table, before = [], ()
+        table, before = [], tuple[float, ...]()
         for i, (s, t) in enumerate(pairwise(times)):
             program: list[Verb] = [Evaluate(s)]
             if self.corrects and i > 0:

@@ -225,7 +225,7 @@ def _run(program, dyn, state: dict[str, Tensor], z: Tensor | None, history: tupl
             history = (g, *history)
             energy, first = (e if first else energy), False
         elif isinstance(verb, Mix):
-            history = (_sum(verb.weights, history, None), *history[1:])
+            history = (_added(None, verb.weights, history), *history[1:])
         else:
             state[verb.block] = _apply(verb, state, z, history)
     return history, energy
@@ -235,17 +235,15 @@ def _apply(line: Line, state: dict[str, Tensor], z: Tensor | None, history: tupl
     out = None
     for b, a in line.keep.items():
         out = _axpy(a, state[b], out)
-    out = _sum(line.weights, history, out)
-    if z is not None and line.noise is not None:
-        out = _axpy(line.noise, z, out)
-    assert out is not None
-    return out
+    out = _added(out, line.weights, history)
+    return out if z is None or line.noise is None else _axpy(line.noise, z, out)
 
 
-def _sum(weights: Sequence[Coefficient], history: tuple[Tensor, ...], out: Tensor | None) -> Tensor | None:
+def _added(out: Tensor | None, weights: Sequence[Coefficient], history: tuple[Tensor, ...]) -> Tensor:
     """out + sum_k weights_k g_k."""
     for w, g in zip(weights, history, strict=False):
         out = _axpy(w, g, out)
+    assert out is not None
     return out
 
 

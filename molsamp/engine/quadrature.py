@@ -1,12 +1,12 @@
-"""Coefficients of exponential integrators: the model's past as a polynomial, times the exponential of a linear equation.
+"""Coefficients of exponential integrators: a polynomial through the model's past, against an exponential kernel.
 
 A step from s to t of x_t = alpha_t x_0 + sigma_t eps, with lam = log(alpha / sigma), h = lam_t - lam_s, and noise whose
 share of the reverse SDE is c (0: the probability-flow ODE, 1: the reverse SDE), is exactly
 
-    data    x_t = (sigma_t / sigma_s) e^(-c h) x_s + alpha_t int (1 + c) e^(-(1 + c)(lam_t - l)) x_0(l) dl + noise
-    noise   x_t = (alpha_t / alpha_s) x_s - sigma_t int (1 + c) e^(lam_t - l) eps(l) dl                   + noise
+    data    x_t = (sigma_t/sigma_s) e^(-c h) x_s + alpha_t int (1 + c) e^(-(1 + c)(lam_t - l)) x_0(l) dl + noise
+    noise   x_t = (alpha_t/alpha_s) x_s - sigma_t int (1 + c) e^(lam_t - l) eps(l) dl + noise
 
-over l from lam_s to lam_t. Put for x_0(l), or eps(l), the Lagrange polynomial through stored evaluations: in lam that is
+over l from lam_s to lam_t. Put for x_0(l), or eps(l), the Lagrange polynomial through stored evaluations: in lam it is
 DPM-Solver++ and UniPC (whose B(h) cancels as soon as its linear system is solved), in t or rho DEIS. The weights are
 integrals of basis polynomials, by Gauss-Legendre quadrature in float64, exact to rounding for the steps of any sampler.
 """

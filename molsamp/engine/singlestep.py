@@ -157,8 +157,7 @@ def _row(
     """The stages as verbs; the history has the newest evaluation first."""
     coefficient = schedule.sigma if form == "data" else schedule.alpha
     program: list[Verb] = [*first, Evaluate(s)]
-    keep, before = coefficient(s), ()
-    a = 1.0
+    keep, a, before = coefficient(s), 1.0, tuple[float, ...]()
     for j, (time, weights) in enumerate(stages):
         new = coefficient(time) / keep
         ratio = new / a
