@@ -60,16 +60,16 @@ class Gaussian:
         alpha, c = schedule.alpha(t), self._variances(schedule, t)
         return self._along(x, alpha, 1.0, torch.where(c > 0.0, alpha * self._spectrum() / c, 0.0))
 
-    def _spectrum(self) -> Float[Tensor, " r+1"]:
-        """L, and last the variance of the rest."""
+    def _spectrum(self) -> Tensor:
+        """L, and last the variance of the rest, (r + 1,)."""
         return torch.cat([self.L, self.L.new_tensor([self.rest])])
 
-    def _variances(self, schedule: Schedule, t: float) -> Float[Tensor, " r+1"]:
+    def _variances(self, schedule: Schedule, t: float) -> Tensor:
         """c_t of each; of the rest only if there is one."""
         c = schedule.alpha(t) ** 2 * self._spectrum() + schedule.sigma(t) ** 2
         return c if self.U.shape[0] > self.U.shape[1] else torch.cat([c[:-1], c.new_ones(1)])
 
-    def _along(self, x: Tensor, a: float, b: float, gain: Float[Tensor, " r+1"]) -> Tensor:
+    def _along(self, x: Tensor, a: float, b: float, gain: Tensor) -> Tensor:
         """b m + [U diag(gain) U^T + gain_rest (I - U U^T)] (x - a m)."""
         m, U = (tensor.to(x.device) for tensor in (self.m.flatten(), self.U))
         gain, z = gain.to(x.device), x.flatten(1).double() - a * m
@@ -107,7 +107,8 @@ def fit_gaussian(
     total = float(L.sum())
     if not total > 0.0:
         raise ValueError("the pictures are all the same, a Gaussian has nothing to tell of them")
-    real = int((L > len(L) * torch.finfo(L.dtype).eps * L[0]).sum())  # a centred set has one direction less
+    least = len(L) * torch.finfo(L.dtype).eps * float(L[0])
+    real = int(L.gt(least).sum())  # a centred set has one direction less
     enough = int((L.cumsum(0) < explained * total * (1.0 - 1e-12)).sum()) + 1
     r = min(real, enough, len(L) if rank is None else rank)
     floor = shrinkage * total / flat.shape[1]

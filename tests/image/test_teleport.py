@@ -49,11 +49,11 @@ def test_flow_and_denoiser_are_those_of_the_dense_covariance(gaussian, schedule)
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
 def test_it_solves_the_flow(gaussian, schedule):
-    """Against 400 rows of UniPC of order 4, within 1e-7 of the size of x."""
+    """Against 200 rows of UniPC of order 4, within 1e-7 of the size of x."""
     x, s = normals(8) * schedule.sigma(schedule.start), schedule.start
     t = schedule.time(0.5)
     model = mixture(dense(gaussian), schedule, EVENT)
-    times = time_grid("log-snr", schedule, 400, s, t)
+    times = time_grid("log-snr", schedule, 200, s, t)
     solver = Exponential(order=4, corrects=4, rule="exact", short=0)
     fine = rollout(model.sde(), solver, Particles.at(x), times, noise=Noise(0), save="last").final.x
     assert (gaussian.flow(schedule, s, t, x) - fine).abs().max() < 1e-7
@@ -68,7 +68,7 @@ def test_two_jumps_are_one_and_there_is_a_way_back(gaussian, schedule):
 
 
 def test_it_ends_at_a_draw_of_the_gaussian(gaussian):
-    """To sigma = 0 from N(alpha m, c) the map is affine: its offset is m and its matrix M has M C_s M^T = S, to 1e-12."""
+    """To sigma = 0 from N(alpha m, c) the map is affine: offset m, matrix M with M C_s M^T = S, to 1e-12."""
     s, schedule, d = 1.0, VP(), 6
     a, S = schedule.alpha(s), dense(gaussian).covs[0]
     basis = torch.cat([torch.zeros(1, d, dtype=F64), torch.eye(d, dtype=F64)]).view(-1, *EVENT)
@@ -147,11 +147,12 @@ def test_start_and_times(gaussian, schedule):
     with pytest.raises(ValueError, match="begins at"):
         teleport(gaussian, schedule, x, rho, 10, time_grid("karras", schedule, 10))
     with pytest.raises(ValueError, match="no interval"):
-        teleport(gaussian, schedule, x, 0.0021, 10, "karras", rest="drop")
+        last = schedule.sigma(schedule.end) / schedule.alpha(schedule.end)
+        teleport(gaussian, schedule, x, 1.01 * last, 10, "karras", rest="drop")
 
 
 def test_error_of_the_jump_falls_with_the_noise_it_stops_at():
-    """Three modes: both ends by 300 rows; RMSE to the flow without a jump falls in rho and is small at rho = 20."""
+    """Three modes: both ends by 100 rows; RMSE to the flow without a jump falls in rho and is small at rho = 20."""
     data = torch.tensor([[[1.0, 0.0]], [[-1.0, 0.5]], [[0.2, -1.2]]], dtype=F64)
     schedule, model, g = EDM(), ideal(data, EDM(), 0.1), fit_gaussian(data, shrinkage=0.01)
     x = normals(64, event=(1, 2)) * schedule.start
@@ -159,9 +160,9 @@ def test_error_of_the_jump_falls_with_the_noise_it_stops_at():
     def end(start, times):
         return sample(model, "unipc-3", len(times) - 1, noise=Noise(0), grid=times, start=start).final.x
 
-    fine = end(x, time_grid("karras", schedule, 300))
+    fine = end(x, time_grid("karras", schedule, 100))
     error = [
-        float((end(*teleport(g, schedule, x, rho, 300, "karras")) - fine).square().mean().sqrt())
+        float((end(*teleport(g, schedule, x, rho, 100, "karras")) - fine).square().mean().sqrt())
         for rho in (0.5, 2.0, 6.0, 20.0)
     ]
     assert error == sorted(error, reverse=True) and error[0] > 0.1 and error[-1] < 3e-3, error
