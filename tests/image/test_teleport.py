@@ -146,8 +146,8 @@ def test_start_and_times(gaussian, schedule):
         teleport(gaussian, schedule, x, 1e9, 10)
     with pytest.raises(ValueError, match="begins at"):
         teleport(gaussian, schedule, x, rho, 10, time_grid("karras", schedule, 10))
+    last = schedule.sigma(schedule.end) / schedule.alpha(schedule.end)
     with pytest.raises(ValueError, match="no interval"):
-        last = schedule.sigma(schedule.end) / schedule.alpha(schedule.end)
         teleport(gaussian, schedule, x, 1.01 * last, 10, "karras", rest="drop")
 
 
