@@ -18,7 +18,7 @@ def ideal(
     schedule: Schedule,
     width: float = 0.1,
     labels: Int[Tensor, " K"] | None = None,
-    log_w: Float[Tensor, "n K"] | None = None,
+    log_w: Float[Tensor, "n *K"] | None = None,
 ) -> Denoiser:
     """The exact denoiser of sum_k N(m_k, width^2 I) / K, a Gaussian about every picture m_k of a data set.
 
