@@ -88,16 +88,22 @@ def plan(solver: str | Integrator, steps: int) -> tuple[Integrator, int, Frame]:
     return integrator, intervals, found.frame
 
 
-def grid_of(schedule: Schedule, grid: str | Sequence[float] | None, intervals: int) -> list[float]:
-    """Times by kind or as given.
+def grid_of(
+    schedule: Schedule, grid: str | Sequence[float] | None, intervals: int, start: float | None = None
+) -> list[float]:
+    """Times by kind, from `start` on, or as given.
 
     Raises:
-        ValueError: another number of times than the solver needs.
+        ValueError: another number of times than the solver needs, or times that begin elsewhere than at `start`.
     """
     if grid is None:
         grid = "karras" if isinstance(schedule, EDM) else "uniform"
     if isinstance(grid, str):
-        return time_grid(grid, schedule, intervals)
+        return time_grid(grid, schedule, intervals, start)
+    if start is not None and grid[0] != start:
+        raise ValueError(
+            f"the grid that was given begins at {grid[0]:g}, not at {start:g}; a kind of grid can be moved"
+        )
     if len(grid) != intervals + 1:
         raise ValueError(f"a grid of {len(grid)} times was given, this solver needs {intervals + 1}")
     return list(grid)
