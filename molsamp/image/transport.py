@@ -18,6 +18,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -140,34 +141,36 @@ def fit_heights(
         ValueError: without targets, or for settings that are not positive.
     """
     K, event = len(targets), tuple(targets.shape[1:])
-    points = 10 * K if points is None else points
-    if K < 1 or min(points, rate, patience, tolerance, most) <= 0:
+    M = 10 * K if points is None else points
+    if K < 1 or min(M, rate, patience, tolerance, most) <= 0:
         raise ValueError(
-            f"heights need targets and positive settings, got {K} targets, points {points}, rate {rate:g}, "
+            f"heights need targets and positive settings, got {K} targets, points {M}, rate {rate:g}, "
             f"patience {patience}, tolerance {tolerance:g}, most {most}"
         )
     y, h = targets.flatten(1), torch.zeros(K, dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.Adam([h], lr=rate)
 
-    def energy(batch: dict[str, Tensor]) -> Tensor:
-        x = batch["x"].flatten(1)
+    def energy(drawn: dict[str, Tensor]) -> Tensor:
+        x = drawn["x"].flatten(1)
         j = _cells(y, h.detach(), x)
         return ((y[j] * x).sum(1) + h[j]).mean() - h.mean()  # the gradient of a maximum is that of its winner
+
+    def batch(k: int, M: int, _: int) -> dict[str, Tensor]:
+        return {"x": draw(source, noise, k, M, event, targets.dtype)}
 
     def stop(k: int, why: Literal["tolerance", "stalled", "most"]) -> Brenier:
         heights = recent[-1] if why == "tolerance" else torch.stack(list(recent)).mean(0)
         found = Brenier(targets, heights, math.nan, K, k + 1, why)
-        masses = found.masses(draw(source, noise, k + 1, points, event, targets.dtype))
+        masses = found.masses(draw(source, noise, k + 1, M, event, targets.dtype))
         return replace(found, gradient=float((masses - 1.0 / K).norm()), empty=int((masses == 0.0).sum()))
 
     recent: deque[Tensor] = deque(maxlen=patience)
     best, since, doubled = math.inf, 0, 0
     for k in range(most):
-        batch = {"x": draw(source, noise, k, points, event, targets.dtype)}
         recent.append(h.detach().clone())
-        norm = fit(energy, lambda _, batch=batch: batch, optimiser, steps=1, clip=math.inf).gradient
+        norm = fit(energy, partial(batch, k, M), optimiser, steps=1, clip=math.inf).gradient
         assert h.grad is not None
-        if norm < tolerance and float(h.grad.min()) + 1.0 / K > 0.5 / points:  # no cell is empty
+        if norm < tolerance and float(h.grad.min()) + 1.0 / K > 0.5 / M:  # no cell is empty
             return stop(k, "tolerance")
         with torch.no_grad():
             h -= h.mean()
@@ -175,7 +178,7 @@ def fit_heights(
         if since >= patience:
             if doubled == DOUBLINGS:
                 return stop(k, "stalled")
-            doubled, points, since = doubled + 1, 2 * points, 0
+            doubled, M, since = doubled + 1, 2 * M, 0
             for group in optimiser.param_groups:
                 group["lr"] *= SLOWER
     return stop(most - 1, "most")
