@@ -15,6 +15,7 @@ Source: Ma et al., "Solving diffusion ODEs with optimal boundary conditions for 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -39,10 +40,11 @@ class Pairs(NamedTuple):
     x: Float[Tensor, "R *event"]
 
 
-class Choice(NamedTuple):
+@dataclass(frozen=True)
+class Choice:
     """The noise that was chosen, and how it does.
 
-    Attributes:
+    Args:
         start: x_T*, of the shape of one picture.
         index: which candidate it is.
         reference: mean of the metric over the reference pairs, (K,).

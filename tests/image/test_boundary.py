@@ -47,7 +47,7 @@ def test_the_optimum_of_the_squared_error_is_the_posterior_mean():
     The candidate that solves the references' least squares wins among 30; on infinitely many pairs it is the one that
     gives the posterior mean, alpha_T GAIN y being below 1e-2 of sigma_T.
     """
-    restore, references, held = restorer(conditioned, "unipc-3", 20), pairs("R", 400), pairs("H", 100)
+    restore, references, held = restorer(conditioned, "unipc-3", 20), pairs("R", 200), pairs("H", 50)
     zero = restore(torch.zeros(1, 4, dtype=F64), torch.zeros(1, 2, dtype=F64))
     M = restore(torch.eye(4, dtype=F64), torch.zeros(4, 2, dtype=F64)).T
     B = restore(torch.zeros(2, 4, dtype=F64), torch.eye(2, dtype=F64)).T
