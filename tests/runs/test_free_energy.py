@@ -35,6 +35,10 @@ WINDOWS = {
     "walkers": "8", "windows": "4", "settle": "0.2", "production": "0.8", "frame": "0.04", "record": "0.2",
     "grid.nodes": "40", "grid.ranges": "[[-1.75, 1.75]]",
 }  # fmt: skip
+EVERY_UNIT = (
+    "from molsamp.learn import drive; drive.drive.__kwdefaults__['every'] = 0.0; "
+    "from molsamp.runs.cli import main; main()"
+)
 KILLED = {  # settings, and the file to kill at and to tear
     "metadynamics": (SMALL, "HILLS"),
     "opes": (KERNELS, "KERNELS"),
@@ -70,21 +74,22 @@ def test_a_run_folder_is_whole(finished):
 
 @pytest.mark.parametrize("method", KILLED)
 def test_killed_at_any_moment_it_resumes_to_the_same_bytes(finished, tmp_path, method):
-    """Kill -9 as soon as a file has begun, and again later; the last line of that file is torn by hand as well."""
+    """Kill -9 as soon as a file has begun, and again further on, with a checkpoint after every unit; a line is torn."""
     settings, torn = KILLED[method]
     given = ["--cvs", "x", "--method", method, *sets(method, settings)]
     if method != "metadynamics":
         finished = tmp_path / "whole"
         assert molsamp("free-energy", "double-well", "--out", finished, "--quiet", *given) == 0
-    folder, command = tmp_path / "r", [sys.executable, "-c", "from molsamp.runs.cli import main; main()"]
+    folder, command = tmp_path / "r", [sys.executable, "-c", EVERY_UNIT]
     first = [*command, "free-energy", "double-well", "--out", str(folder), "--quiet", *given]
     again = [*command, "free-energy", "--out", str(folder), "--resume", "--quiet"]
-    for arguments, grown in ((first, 1), (again, 400)):
+    for arguments, name in ((first, torn), (again, "metrics.jsonl")):
+        file = folder / name
+        known = _size(file)
         process = subprocess.Popen(arguments)
         deadline = time.monotonic() + 60
-        file = folder / (torn if grown == 1 else "COLVAR")
-        while _size(file) < grown and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
+        while _size(file) <= 4 * known and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         process.wait(10)
     with (folder / torn).open("a") as f:
