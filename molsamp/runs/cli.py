@@ -66,7 +66,8 @@ def paths(
 def free_energy(
     system: SystemName = None,
     method: Annotated[
-        str | None, typer.Option(help="metadynamics | md | umbrella | as | asbs | wt-asbs [default: metadynamics].")
+        str | None,
+        typer.Option(help="metadynamics (default) | opes | md | umbrella | as | asbs | wt-asbs."),
     ] = None,
     cvs: Annotated[str | None, typer.Option(metavar="NAME[,NAME]", help="CVs [default: the first two].")] = None,
     preset: Preset = None,

@@ -60,7 +60,9 @@ class Compared:
 
     @property
     def ess(self) -> float:
-        """Effective samples; 0 where result.json does not say."""
+        """Effective samples; without end where F is an integral, and 0 where result.json does not say."""
+        if self.run.result.get("method") == "quadrature":
+            return math.inf
         return self.run.result["results"].get("ess", {}).get("value") or 0.0
 
     @cached_property
@@ -297,7 +299,7 @@ def _facts(runs: Sequence[Compared]) -> list[Row]:
         ["molsamp", *(str(a.get("versions", {}).get("molsamp")) for a in results)],
         ["energy evaluations", *(grouped(a.get("energy_evaluations", 0)) for a in results)],
         ["CPU seconds", *(grouped(round(a.get("cpu_seconds", 0))) for a in results)],
-        ["effective samples", *(grouped(round(r.ess)) for r in runs)],
+        ["effective samples", *(grouped(round(r.ess)) if math.isfinite(r.ess) else "exact" for r in runs)],
     ]
 
 
