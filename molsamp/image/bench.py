@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from molsamp.engine.estimates import Estimate
@@ -20,6 +21,8 @@ from molsamp.image.solvers import SOLVERS, solver
 from molsamp.image.subject import Subject
 from molsamp.learn.drive import Abandoned
 
+TOLERATED = 0.1
+"""Share of fine trajectories that may diverge; those that do are left out."""
 CALLS = (5, 6, 8, 10, 15, 20)
 FINE: tuple[str, Kind] = ("unipc", "log-snr")
 """Solver and grid of fine trajectories; with 200 calls within 1e-5 of those with 800, on all models that are shipped."""
@@ -64,6 +67,7 @@ class Bench:
 
         Raises:
             Abandoned: when it was `asked_to_stop`.
+            RuntimeError: when more than a share `TOLERATED` of fine trajectories diverged.
         """
         row, part = divmod(self.k, self.batches)
         entry, ids = self.rows[row], torch.arange(part * self.batch, min((part + 1) * self.batch, self.n))
@@ -74,10 +78,16 @@ class Bench:
                 raise Abandoned
 
         path = sample(model, entry.solver, entry.calls, noise=self.noise, grid=entry.grid, ids=ids, each=check)
+        lost = path.final.status == Status.DIVERGED
         if row == 0:
-            self.fine[ids] = path.final.x
+            self.fine[ids] = path.final.x.masked_fill(lost.view(-1, *[1] * (path.final.x.dim() - 1)), math.nan)
+            if lost.float().mean() > TOLERATED:
+                raise RuntimeError(
+                    f"{int(lost.sum())} of {len(ids)} fine trajectories diverged ({float(lost.float().mean()):.0%}), "
+                    f"the model's answer is not finite; tolerated are {TOLERATED:.0%}"
+                )
         square = (path.final.x.double() - self.fine[ids].double()).square().flatten(1).mean(1)
-        self.squares[row, ids] = square.masked_fill(path.final.status == Status.DIVERGED, math.inf)
+        self.squares[row, ids] = torch.where(lost & square.isfinite(), math.inf, square)
         self.k += 1
         self.calls, self.forwards = self.calls + model.calls, self.forwards + model.forwards
         return {"solver": entry.solver, "calls": entry.calls, "note": f"{entry.solver}, {entry.calls} calls"}
@@ -102,8 +112,9 @@ class Bench:
         return [(entry, rmse(row)) for entry, row in zip(self.entries, self.squares[2:], strict=True)]
 
 
-def rmse(squares: Tensor) -> Estimate:
-    """Root of the mean of squared differences (n,), with its jackknife interval."""
+def rmse(squares: Float[Tensor, " n"]) -> Estimate:
+    """Root of the mean of squared differences, those that are not known (NaN) left out, with its jackknife interval."""
+    squares = squares[~squares.isnan()]
     found = jackknife(lambda kept: float(squares[kept].mean().sqrt()), len(squares), len(squares))
     return replace(found, interval=(max(0.0, found.interval[0]), found.interval[1]))
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 app = typer.Typer(
-    help="Transition paths and free energies of molecules and toys, with error bars.",
+    help="Transition paths and free energies of molecules and toys, pictures of diffusion models, with error bars.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -36,6 +36,15 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings from
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")]
 Threads = Annotated[int | None, typer.Option("--workers", help="Threads [default: 1].")]
 Device = Annotated[str | None, typer.Option(help="cpu; for OpenMM forces on a GPU use --set energy=openmm:CUDA.")]
+Model = Annotated[
+    str | None,
+    typer.Option(help="digits | mnist | ideal:digits | ideal:mnist | a .safetensors file [default: digits].", metavar="NAME"),
+]
+Grid = Annotated[str | None, typer.Option(help="Times: uniform | quadratic | log-snr | karras [default: the model's].")]
+Guidance = Annotated[
+    float | None, typer.Option(help="Classifier-free guidance: 0 unconditional, 1 conditional, above 1 stronger.")
+]
+Class = Annotated[int | None, typer.Option("--class", help="Class of every picture [default: none, or all in turn].")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, no table.")]
 
 
@@ -56,7 +65,7 @@ def paths(
     quiet: Quiet = False,
 ) -> None:
     """Draw transition paths between two states, with error bars and a report."""
-    from molsamp.runs.work import PATHS
+    from molsamp.runs.verbs import PATHS
 
     options = dict(system=system, method=method, preset=preset, seed=seed, threads=threads, device=device)
     _work(PATHS, options, sets, out, config, resume, quiet)
@@ -80,11 +89,87 @@ def free_energy(
     quiet: Quiet = False,
 ) -> None:
     """Free energy along one or two collective variables, with error bars and a report."""
-    from molsamp.runs.work import FREE_ENERGY
+    from molsamp.runs.verbs import FREE_ENERGY
 
     options = dict(system=system, method=method, preset=preset, seed=seed, threads=threads, device=device)
-    named = None if cvs is None else tuple(name.strip() for name in cvs.split(","))
-    _work(FREE_ENERGY, {**options, "cvs": named}, sets, out, config, resume, quiet)
+    _work(FREE_ENERGY, {**options, "cvs": _words(cvs)}, sets, out, config, resume, quiet)
+
+
+image = typer.Typer(invoke_without_command=True, no_args_is_help=False)
+app.add_typer(image, name="image")
+
+
+@image.callback()
+def draw(
+    context: typer.Context,
+    model: Model = None,
+    solver: Annotated[
+        str | None, typer.Option(help="unipc | dpm++2m | ddim | heun | ddpm | ..., all in an error [default: unipc].")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Network calls a picture [default: 10].")] = None,
+    guidance: Guidance = None,
+    label: Class = None,
+    n: Annotated[int | None, typer.Option("--n", help="Pictures [default: 256].")] = None,
+    grid: Grid = None,
+    preset: Preset = None,
+    seed: Seed = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder [default: runs/MODEL-image-TIME].")] = None,
+    sets: Sets = None,
+    config: ConfigFile = None,
+    resume: Resume = False,
+    threads: Threads = None,
+    quiet: Quiet = False,
+) -> None:
+    """Draw pictures from a diffusion model, with their error, a PNG and a report.
+
+    `molsamp image bench` compares all solvers on a model; `molsamp image bench --help` has its options.
+    """
+    options = dict(model=model, solver=solver, steps=steps, guidance=guidance, label=label, n=n, grid=grid)
+    options |= dict(preset=preset, seed=seed, threads=threads)
+    if context.invoked_subcommand is not None:
+        given = {**options, "out": out, "config": config, "set": sets, "resume": resume or None, "quiet": quiet or None}
+        if names := ["class" if name == "label" else name for name, value in given.items() if value is not None]:
+            after = context.invoked_subcommand
+            raise ValueError(f"--{names[0]}: options of `molsamp image {after}` come after the word {after}")
+        return
+    from molsamp.runs.verbs import IMAGE
+
+    _work(IMAGE, options, sets, out, config, resume, quiet)
+
+
+@image.command()
+def bench(
+    model: Model = None,
+    solvers: Annotated[
+        str | None, typer.Option(metavar="NAME[,NAME]", help="Solvers [default: all that draw no noise].")
+    ] = None,
+    calls: Annotated[
+        str | None, typer.Option(metavar="N[,N]", help="Network calls [default: 5,6,8,10,15,20].")
+    ] = None,
+    guidance: Guidance = None,
+    label: Class = None,
+    n: Annotated[int | None, typer.Option("--n", help="Pictures [default: 64].")] = None,
+    grid: Grid = None,
+    preset: Preset = None,
+    seed: Seed = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder [default: runs/MODEL-image-bench-TIME].")] = None,
+    sets: Sets = None,
+    config: ConfigFile = None,
+    resume: Resume = False,
+    threads: Threads = None,
+    quiet: Quiet = False,
+) -> None:
+    """Compare solvers on one model: how far they end from its own fine trajectories, for so many network calls."""
+    from molsamp.runs.verbs import IMAGE_BENCH
+
+    options = dict(model=model, solvers=_words(solvers), calls=_words(calls), guidance=guidance, label=label, n=n)
+    options |= dict(grid=grid, preset=preset, seed=seed, threads=threads)
+    _work(IMAGE_BENCH, options, sets, out, config, resume, quiet)
+
+
+def _words(text: str | None) -> tuple[str, ...] | None:
+    """The parts of "a,b"; None where nothing was given."""
+    return None if text is None else tuple(word.strip() for word in text.split(","))
 
 
 def _work(verb: Any, options: dict[str, Any], sets: Any, out: Any, config: Any, resume: bool, quiet: bool) -> None:
