@@ -16,7 +16,7 @@ from molsamp.image.sampling import grid_of, plan, sample
 from molsamp.image.subject import Subject
 from molsamp.learn.drive import Abandoned
 
-ROWS, FRAMES = 6, 9  # pictures whose way is recorded, and at most so many frames of it
+ROWS, FRAMES = 6, 11  # pictures whose way is recorded, and at most so many frames of it
 BESIDE = "ddim"  # the solver that the figure of errors shows beside
 
 

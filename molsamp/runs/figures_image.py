@@ -9,18 +9,18 @@ import numpy as np
 from molsamp.runs.drawing import BLUE, GREY, INK, ORANGE, canvas, columns, finish, legend
 from molsamp.runs.reading import Finished
 
-LINES = (BLUE, ORANGE, "#1fa187", "#8a5fc7", "#c2452d")
+LINES = (BLUE, ORANGE, "#1fa187", "#8a5fc7", "#c2452d", "#b8860b", "#d05a9e")
 
 
-def errors(run: Finished, named: Sequence[str]) -> str | None:
+def errors(run: Finished, named: Sequence[str], wide: bool = False) -> str | None:
     """Draw RMSE to the fine trajectories against network calls, with 95 % bands; solvers that are not `named` in grey."""
     table = run.tables.get("calls")
     if not table:
         return None
     solvers = list(dict.fromkeys(table["solver"]))
-    with canvas("calls", (5.6, 4.0)) as (figure, out):
+    with canvas("calls", (11.2, 4.2) if wide else (5.6, 4.0)) as (figure, out):
         ax = figure.subplots()
-        for solver in solvers:
+        for solver in [*(s for s in solvers if s not in named), *named]:
             calls, rmse, low, high = columns(table, "calls", "rmse", "low", "high", solver=solver)
             if solver not in named:
                 ax.plot(calls, rmse, color=GREY, lw=0.7, alpha=0.55, zorder=1)
@@ -41,7 +41,10 @@ def errors(run: Finished, named: Sequence[str]) -> str | None:
         ax.yaxis.set_minor_formatter(lambda y, _: f"{y:g}" if _leads(y) else "")
         ax.set_xlabel("network calls")
         ax.set_ylabel("RMSE to fine trajectories")
-        legend(ax)
+        if wide:
+            figure.legend(loc="outside right center", frameon=False)
+        else:
+            legend(ax)
     return finish(run, "calls", out)
 
 

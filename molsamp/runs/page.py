@@ -22,6 +22,7 @@ class Page(NamedTuple):
         words: what the numbers are and are not, HTML.
         left, right: panels of the two columns, HTML.
         table: of all results, HTML; None for the usual one.
+        wide: a panel over both columns, HTML.
     """
 
     eyebrow: str
@@ -33,6 +34,7 @@ class Page(NamedTuple):
     left: list[str]
     right: list[str]
     table: str | None = None
+    wide: str = ""
 
 
 def grouped(number: int) -> str:

@@ -128,7 +128,7 @@ def trajectory_sheet(job: Sampling) -> bytes:
     sizes = [max(1.0, math.hypot(schedule.alpha(t), schedule.sigma(t))) for t in times]  # 1 for VP, sigma for EDM
     way = job.way / torch.tensor(sizes).view(-1, *[1] * (job.way.dim() - 1))
     rows: list[Tensor] = list(way.transpose(0, 1))
-    return sheet(rows, [f"t = {times[0]:.3g}", *(f"{t:.3g}" for t in times[1:])])
+    return sheet(rows, [f"t = {times[0]:.2g}", *(f"{t:.2g}" for t in times[1:])])
 
 
 def write_curve(curve: list[tuple[Entry, Estimate]], folder: Path) -> None:

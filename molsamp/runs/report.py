@@ -46,7 +46,7 @@ def write_report(folder: Path) -> Path:
         warnings=_warnings(run.result["warnings"]),
         question=escape(shown.question),
         words=shown.words,
-        wide="",
+        wide=f"<section>{shown.wide}</section>" if shown.wide else "",
         left="\n".join(shown.left),
         right="\n".join(shown.right),
         table=shown.table or _results_table(run.result),

@@ -25,13 +25,13 @@ NAMES = {
     "ess": "effective samples",
     "ess_share": "effective share of the samples",
     "unusable": "samples diverged or of the wrong hand",
-    "rmse_to_fine": "RMSE to fine trajectories",
-    "fineness": "error of the fine trajectories, at most",
-    "sliced_wasserstein": "sliced Wasserstein distance to held-out",
-    "frechet": "Fréchet distance to held-out, features of",
-    "diverged": "pictures that diverged",
-    "call_time": "time of a call of the model",
-    "solver_time": "time of the solver, a call",
+    "rmse_to_fine": "RMSE to fine",
+    "fineness": "error of fine, at most",
+    "sliced_wasserstein": "sliced Wasserstein",
+    "frechet": "Fréchet, features of",
+    "diverged": "diverged",
+    "call_time": "call of the model",
+    "solver_time": "solver, a call",
 }
 """Results in the order they are shown, and what they are called; others follow under their own names."""
 SHARES = ("hit_rate", "channel", "ess_share", "unusable", "diverged")
@@ -48,7 +48,7 @@ def show(folder: Path, stream: io.TextIOBase | None = None) -> None:
     table = Table(title=", ".join([*subject(result), f"seed {result['seed']}"]), title_justify="left")
     headings, rows = tabulated(result)
     for heading in headings:
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=not heading)
+        table.add_column(heading, justify="right" if rows and heading != headings[0] else "left")
     for row in rows:
         table.add_row(*row)
     console.print(table)
@@ -67,7 +67,7 @@ def subject(result: dict[str, Any]) -> list[str]:
 
 def null_name(result: dict[str, Any]) -> str:
     """What the numbers beside the results are."""
-    return "training pictures" if result["verb"] == "image" else "untrained pull"
+    return "training set" if result["verb"] == "image" else "untrained pull"
 
 
 def numbers(result: dict[str, Any]) -> dict[str, Number]:
@@ -78,13 +78,15 @@ def numbers(result: dict[str, Any]) -> dict[str, Number]:
 def called(name: str) -> str:
     """A result in words."""
     first, _, rest = name.partition(":")
+    if first == "rmse":
+        return "{}, {} calls".format(*rest.rsplit("@", 1))
     return f"{NAMES[first]} {rest}".rstrip() if first in NAMES else name
 
 
 def tabulated(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """The results as (headings, rows)."""
     if result["verb"] == "image bench":
-        return _by_calls(result["results"])
+        return _by_calls(by_calls(result["results"]))
     found, null = numbers(result), result.get("null") or {}
     headings = ["", "value", "95 % interval", *([null_name(result)] if null else [])]
     rows = []
@@ -94,13 +96,18 @@ def tabulated(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     return headings, rows
 
 
-def _by_calls(results: dict[str, Number]) -> tuple[list[str], list[list[str]]]:
-    """A row a solver, the best first, a column a number of calls."""
+def by_calls(results: dict[str, Number]) -> dict[str, dict[int, Number]]:
+    """RMSE of a comparison: solver -> network calls -> number."""
     table: dict[str, dict[int, Number]] = {}
     for name, number in results.items():
         if name.startswith("rmse:"):
             solver, _, calls = name.removeprefix("rmse:").rpartition("@")
             table.setdefault(solver, {})[int(calls)] = number
+    return table
+
+
+def _by_calls(table: dict[str, dict[int, Number]]) -> tuple[list[str], list[list[str]]]:
+    """A row a solver, the best first, a column a number of calls."""
     calls = sorted({n for row in table.values() for n in row})
 
     def merit(solver: str) -> float:
@@ -108,20 +115,20 @@ def _by_calls(results: dict[str, Number]) -> tuple[list[str], list[list[str]]]:
         return math.inf if None in found else sum(math.log(max(x, 1e-300)) for x in found) / len(found)
 
     rows = [[solver, *(bracketed(table[solver].get(n)) for n in calls)] for solver in sorted(table, key=merit)]
-    return ["", *(f"{n} calls" for n in calls)], rows
+    return ["network calls", *map(str, calls)], rows
 
 
-CELLS = "RMSE to fine trajectories / 10⁻³; in brackets the 95 % half-width in units of the last digit"
+CELLS = "RMSE to fine trajectories / 10⁻³; in brackets the 95 % half-width in the last digit"
 
 
 def bracketed(number: Number | None) -> str:
-    """A value in thousandths with its half-width in brackets: 0.0614 and 0.0025 are 61.4(25)."""
+    """A value in thousandths with its half-width in brackets: 0.0614 and 0.0025 are 61(3)."""
     if number is None:
         return ""
     if number["value"] is None:
         return "diverged"
     x, half = 1e3 * number["value"], 500.0 * (number["interval"][1] - number["interval"][0])
-    digits = min(max(1 - math.floor(math.log10(half)), 0), 6) if half > 0 else 3
+    digits = min(max(-math.floor(math.log10(half)), 0), 6) if half > 0 else 3
     return f"{x:.{digits}f}({round(half * 10**digits)})"
 
 
