@@ -28,23 +28,23 @@ def _verbs() -> None:
 
 
 SystemName = Annotated[str | None, typer.Argument(help="Bundled name, folder, or a system.toml.")]
-Preset = Annotated[str | None, typer.Option(help="demo | full [default: demo].")]
-Seed = Annotated[int | None, typer.Option(help="Same seed, same bytes [default: 0].")]
-Out = Annotated[Path | None, typer.Option(help="Run folder [default: runs/SYSTEM-VERB-TIME].")]
+Preset = Annotated[str | None, typer.Option(help="demo | full (default: demo).")]
+Seed = Annotated[int | None, typer.Option(help="Same seed, same bytes (default: 0).")]
+Out = Annotated[Path | None, typer.Option(help="Run folder (default: runs/SYSTEM-VERB-TIME).")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings from a TOML file.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")]
-Threads = Annotated[int | None, typer.Option("--workers", help="Threads [default: 1].")]
+Threads = Annotated[int | None, typer.Option("--workers", help="Threads (default: 1).")]
 Device = Annotated[str | None, typer.Option(help="cpu; for OpenMM forces on a GPU use --set energy=openmm:CUDA.")]
 Model = Annotated[
     str | None,
-    typer.Option(help="digits | mnist | ideal:digits | ideal:mnist | a .safetensors file [default: digits].", metavar="NAME"),
+    typer.Option(help="digits | mnist | ideal:digits | ideal:mnist | a .safetensors file (default: digits).", metavar="NAME"),
 ]
-Grid = Annotated[str | None, typer.Option(help="Times: uniform | quadratic | log-snr | karras [default: the model's].")]
+Grid = Annotated[str | None, typer.Option(help="Times: uniform | quadratic | log-snr | karras (default: the model's).")]
 Guidance = Annotated[
     float | None, typer.Option(help="Classifier-free guidance: 0 unconditional, 1 conditional, above 1 stronger.")
 ]
-Class = Annotated[int | None, typer.Option("--class", help="Class of every picture [default: none, or all in turn].")]
+Class = Annotated[int | None, typer.Option("--class", help="Class of every picture (default: none, or all in turn).")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, no table.")]
 
 
@@ -52,7 +52,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, no table.")]
 def paths(
     system: SystemName = None,
     method: Annotated[
-        str | None, typer.Option(help="tps-dps | twisted | chain | shooting | steered | md [default: tps-dps].")
+        str | None, typer.Option(help="tps-dps | twisted | chain | shooting | steered | md (default: tps-dps).")
     ] = None,
     preset: Preset = None,
     seed: Seed = None,
@@ -75,9 +75,9 @@ def paths(
 def free_energy(
     system: SystemName = None,
     method: Annotated[
-        str | None, typer.Option(help="metadynamics | md | umbrella | as | asbs | wt-asbs [default: metadynamics].")
+        str | None, typer.Option(help="metadynamics | md | umbrella | as | asbs | wt-asbs (default: metadynamics).")
     ] = None,
-    cvs: Annotated[str | None, typer.Option(metavar="NAME[,NAME]", help="CVs [default: the first two].")] = None,
+    cvs: Annotated[str | None, typer.Option(metavar="NAME[,NAME]", help="CVs (default: the first two).")] = None,
     preset: Preset = None,
     seed: Seed = None,
     out: Out = None,
@@ -95,7 +95,14 @@ def free_energy(
     _work(FREE_ENERGY, {**options, "cvs": _words(cvs)}, sets, out, config, resume, quiet)
 
 
-image = typer.Typer(invoke_without_command=True, no_args_is_help=False)
+SOLVERS = (
+    "ddim, ddpm, euler, heun, edm, kutta, rk4, dpm-1, dpm-2, dpm-3, dpm++2s, dpm++3s, dpm++2m, dpm++3m, dpm++3m-exact, "
+    "sde-dpm++1, sde-dpm++2m, deis-t1, deis-t2, deis-t3, deis-rho1, deis-rho2, deis-rho3, deis-lam1, deis-lam2, ipndm, "
+    "unipc, unipc-1, unipc-2, unipc-3, unipc-4, unipc-1-bh1, unipc-2-bh1, unipc-3-bh1, unipc-4-bh1"
+)
+"""Names of `image.solvers.SOLVERS`, which would bring torch; a test holds the two together."""
+
+image = typer.Typer(invoke_without_command=True, no_args_is_help=False, epilog=f"Solvers: {SOLVERS}.")
 app.add_typer(image, name="image")
 
 
@@ -104,16 +111,16 @@ def draw(
     context: typer.Context,
     model: Model = None,
     solver: Annotated[
-        str | None, typer.Option(help="unipc | dpm++2m | ddim | heun | ddpm | ..., all in an error [default: unipc].")
+        str | None, typer.Option(metavar="NAME", help="One of the solvers below (default: unipc).")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Network calls a picture [default: 10].")] = None,
+    steps: Annotated[int | None, typer.Option(help="Network calls a picture (default: 10).")] = None,
     guidance: Guidance = None,
     label: Class = None,
-    n: Annotated[int | None, typer.Option("--n", help="Pictures [default: 256].")] = None,
+    n: Annotated[int | None, typer.Option("--n", help="Pictures (default: 256).")] = None,
     grid: Grid = None,
     preset: Preset = None,
     seed: Seed = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder [default: runs/MODEL-image-TIME].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder (default: runs/MODEL-image-TIME).")] = None,
     sets: Sets = None,
     config: ConfigFile = None,
     resume: Resume = False,
@@ -141,18 +148,18 @@ def draw(
 def bench(
     model: Model = None,
     solvers: Annotated[
-        str | None, typer.Option(metavar="NAME[,NAME]", help="Solvers [default: all that draw no noise].")
+        str | None, typer.Option(metavar="NAME[,NAME]", help="Solvers (default: all that draw no noise).")
     ] = None,
     calls: Annotated[
-        str | None, typer.Option(metavar="N[,N]", help="Network calls [default: 5,6,8,10,15,20].")
+        str | None, typer.Option(metavar="N[,N]", help="Network calls (default: 5,6,8,10,15,20).")
     ] = None,
     guidance: Guidance = None,
     label: Class = None,
-    n: Annotated[int | None, typer.Option("--n", help="Pictures [default: 64].")] = None,
+    n: Annotated[int | None, typer.Option("--n", help="Pictures (default: 64).")] = None,
     grid: Grid = None,
     preset: Preset = None,
     seed: Seed = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder [default: runs/MODEL-image-bench-TIME].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder (default: runs/MODEL-image-bench-TIME).")] = None,
     sets: Sets = None,
     config: ConfigFile = None,
     resume: Resume = False,

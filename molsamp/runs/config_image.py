@@ -31,12 +31,12 @@ class ImageConfig(Config):
     verb: Literal["image"] = "image"
     model: str = Field("digits", description=MODEL)
     weights: str | None = Field(None, description=WEIGHTS)
-    solver: str = Field("unipc", description="see `molsamp image --help`")
+    solver: str = Field("unipc", description="molsamp image --help names them all")
     preset: Literal["demo", "full"] = "demo"
     seed: int = Field(0, ge=0, lt=2**63)
     steps: int = Field(10, ge=1, description="network calls a picture")
     grid: Grid | None = Field(None, description=GRID)
-    label: int | None = Field(None, ge=0, description=LABEL)
+    label: int | None = Field(None, description=LABEL)
     guidance: float | None = Field(None, description=GUIDANCE)
     threshold: float | None = Field(None, gt=0, lt=1, description=THRESHOLD)
     n: int = Field(256, ge=1, description="pictures")
@@ -69,7 +69,7 @@ class BenchConfig(Config):
     preset: Literal["demo", "full"] = "demo"
     seed: int = Field(0, ge=0, lt=2**63)
     grid: Grid | None = Field(None, description=GRID)
-    label: int | None = Field(None, ge=0, description=LABEL)
+    label: int | None = Field(None, description=LABEL)
     guidance: float | None = Field(None, description=GUIDANCE)
     threshold: float | None = Field(None, gt=0, lt=1, description=THRESHOLD)
     n: int = Field(64, ge=2, description="pictures, from the same noises for every solver")

@@ -25,7 +25,7 @@ def pixels(x: Float[Tensor, "n C H W"]) -> UInt8[Array, "n H W 3"]:
 
 
 def sheet(
-    rows: Sequence[Float[Tensor, "k C H W"]], headings: Sequence[str] = (), caption: str = ""
+    rows: Sequence[Float[Tensor, "_ C H W"]], headings: Sequence[str] = (), caption: str = ""
 ) -> bytes:
     """Rows of pictures as a PNG, enlarged by a whole number so that the sheet is at most `WIDE` wide, if that can be.
 
