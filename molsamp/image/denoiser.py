@@ -15,19 +15,19 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from molsamp.engine.dynamics import LinearSDE
 from molsamp.engine.schedules import Schedule
 
-Prediction = Literal["noise", "data", "velocity", "score", "flow"]
+PREDICTIONS = ("noise", "data", "velocity", "score", "flow")
 Pictures = Float[Tensor, "n *event"]
-Label = int | Int[Tensor, " n"] | None
+Label = int | Tensor | None  # of all pictures, or of each, (n,) int64
 
 
-def data_from(prediction: Prediction, schedule: Schedule, x: Pictures, t: float, y: Pictures) -> Pictures:
-    """x_0 from a network's answer y at (x, t), by the table above.
+def data_from(prediction: str, schedule: Schedule, x: Pictures, t: float, y: Pictures) -> Pictures:
+    """x_0 from a network's answer y at (x, t), by the table above; `prediction` is one of `PREDICTIONS`.
 
     Raises:
         ValueError: for another prediction, or where alpha(t) = 0 leaves x_0 out of noise or score.
@@ -37,8 +37,8 @@ def data_from(prediction: Prediction, schedule: Schedule, x: Pictures, t: float,
         return y
     if prediction == "velocity":
         return (alpha * x - sigma * y) / (alpha**2 + sigma**2)
-    if prediction not in ("noise", "score", "flow"):
-        raise ValueError(f"prediction {prediction!r} is unknown, allowed are noise, data, velocity, score, flow")
+    if prediction not in PREDICTIONS:
+        raise ValueError(f"prediction {prediction!r} is unknown, allowed are {', '.join(PREDICTIONS)}")
     if alpha == 0.0:
         raise ValueError(f"alpha is 0 at t = {t}, where {prediction} does not tell x_0; start below it")
     if prediction == "noise":
@@ -79,7 +79,7 @@ class Denoiser:
     @classmethod
     def wrapping(
         cls,
-        prediction: Prediction,
+        prediction: str,
         net: Callable[..., Tensor],
         schedule: Schedule,
         event: tuple[int, ...],
@@ -157,9 +157,7 @@ class Denoiser:
         Source: Ho, Salimans, "Classifier-free diffusion guidance", 2022 (w here is their 1 + w).
         """
         if self.conditional is None or label is None:
-            raise ValueError(
-                "guidance needs a class and a model with labels" + (", this one has none" * (label is not None))
-            )
+            raise ValueError(f"guidance needs a model with classes and a label; got {self.conditional} and {label}")
         self._labels(torch.zeros(1 if isinstance(label, int) else len(label)), label)
 
         def predict(x: Tensor, t: float, _: Tensor | None) -> Tensor:

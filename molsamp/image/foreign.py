@@ -1,17 +1,17 @@
-"""Networks of the diffusers library as denoisers. Only what its objects say of themselves is read; nothing is imported."""
+"""Networks of the diffusers library as denoisers. Its objects say all of themselves; nothing is imported."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from molsamp.engine.schedules import Discrete, Flow, Schedule
-from molsamp.image.denoiser import Denoiser, Prediction, data_from
+from molsamp.image.denoiser import Denoiser, data_from
 
-BETAS = {"linear": "linear", "scaled_linear": "scaled-linear"}
-PREDICTIONS: dict[str, Prediction] = {"epsilon": "noise", "sample": "data", "v_prediction": "velocity"}
+BETAS: dict[str | None, Literal["linear", "scaled-linear"]] = {"linear": "linear", "scaled_linear": "scaled-linear"}
+PREDICTIONS = {"epsilon": "noise", "sample": "data", "v_prediction": "velocity"}
 
 
 def from_diffusers(model: Any, scheduler: Any, null: int | None = None) -> Denoiser:
@@ -51,14 +51,14 @@ def from_diffusers(model: Any, scheduler: Any, null: int | None = None) -> Denoi
     return Denoiser(schedule, predict, event, conditional=classes)
 
 
-def _process(name: str, told: Any) -> tuple[Schedule, Prediction, float]:
+def _process(name: str, told: Any) -> tuple[Schedule, str, float]:
     """(schedule, prediction, what the network calls time t = 1)."""
     if name.startswith("FlowMatch"):
         return Flow(), "flow", float(told["num_train_timesteps"])
     betas, prediction = told.get("beta_schedule"), told.get("prediction_type", "epsilon")
     if betas not in BETAS or told.get("trained_betas") is not None or told.get("rescale_betas_zero_snr"):
         raise ValueError(
-            f"{name} has beta_schedule {betas!r} or betas of its own, allowed are {' and '.join(BETAS)} as they are"
+            f"{name} has beta_schedule {betas!r} or betas of its own, allowed are linear and scaled_linear as they are"
         )
     if prediction not in PREDICTIONS:
         raise ValueError(f"{name} has prediction_type {prediction!r}, allowed are {', '.join(PREDICTIONS)}")
@@ -67,6 +67,8 @@ def _process(name: str, told: Any) -> tuple[Schedule, Prediction, float]:
 
 
 def _labels(x: Tensor, label: Tensor | None, nothing: int | None) -> Tensor:
-    if label is None and nothing is None:
+    if label is not None:
+        return label
+    if nothing is None:
         raise ValueError("this model has no label for no class: give a class, or say which with null=")
-    return torch.full((len(x),), nothing, device=x.device) if label is None else label
+    return torch.full((len(x),), nothing, device=x.device)

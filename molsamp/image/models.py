@@ -123,7 +123,7 @@ def read(file: Path) -> Model:
 
     Raises:
         ValueError: if the file is missing, is not safetensors (a pickle, for one), says nothing of an architecture, or
-            holds weights of another shape.
+            holds weights of another shape or an architecture that is not ours.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -144,7 +144,10 @@ def read(file: Path) -> Model:
         architecture, notes = description["architecture"], description["notes"]
     except (KeyError, TypeError, json.JSONDecodeError):
         raise ValueError(f"{file} has no architecture in its metadata; molsamp.image.models.save writes it") from None
-    net = make(architecture, Noise(0))
+    try:
+        net = make(architecture, Noise(0))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{file}: {error}") from None
     wanted, got = ({k: tuple(v.shape) for k, v in d.items()} for d in (net.state_dict(), weights))
     for name in (*wanted, *got):
         if wanted.get(name) != got.get(name):

@@ -210,7 +210,7 @@ class Classifier(nn.Module):
         noise: keys of the initial weights.
     """
 
-    def __init__(self, event: Sequence[int], classes: int, widths: tuple[int, int, int], noise: Noise):
+    def __init__(self, event: Sequence[int], classes: int, widths: Sequence[int], noise: Noise):
         super().__init__()
         channels, height, width = event
         a, b, features = widths

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from molsamp.engine.dynamics import Dynamics, LinearSDE, flow
-from molsamp.engine.grids import Kind, time_grid
+from molsamp.engine.grids import time_grid
 from molsamp.engine.integrators import Integrator
 from molsamp.engine.noise import Noise
 from molsamp.engine.rollout import rollout
@@ -37,7 +37,7 @@ def sample(
     n: int = 16,
     *,
     noise: Noise,
-    grid: Kind | Sequence[float] | None = None,
+    grid: str | Sequence[float] | None = None,
     start: Float[Tensor, "n *event"] | None = None,
     ids: Int[Tensor, " n"] | None = None,
     dtype: torch.dtype = torch.float32,
@@ -97,16 +97,22 @@ def plan(solver: str | Integrator, steps: int) -> tuple[Integrator, int, Frame]:
     return integrator, intervals, found.frame
 
 
-def grid_of(schedule: Schedule, grid: Kind | Sequence[float] | None, intervals: int) -> list[float]:
-    """Times by kind or as given.
+def grid_of(
+    schedule: Schedule, grid: str | Sequence[float] | None, intervals: int, start: float | None = None
+) -> list[float]:
+    """Times by kind, from `start` on, or as given.
 
     Raises:
-        ValueError: another number of times than the solver needs.
+        ValueError: another number of times than the solver needs, or times that begin elsewhere than at `start`.
     """
     if grid is None:
         grid = "karras" if isinstance(schedule, EDM) else "uniform"
     if isinstance(grid, str):
-        return time_grid(grid, schedule, intervals)
+        return time_grid(grid, schedule, intervals, start)
+    if start is not None and grid[0] != start:
+        raise ValueError(
+            f"the grid that was given begins at {grid[0]:g}, not at {start:g}; a kind of grid can be moved"
+        )
     if len(grid) != intervals + 1:
         raise ValueError(f"a grid of {len(grid)} times was given, this solver needs {intervals + 1}")
     return list(grid)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,15 +59,11 @@ class Settings:
     broad: float = 0.2
 
 
-class Data(Protocol):
-    def __call__(self) -> data.Images: ...
-
-
 @dataclass(frozen=True)
 class Recipe:
     """A data set, the architecture for it less what the data tells, and the settings."""
 
-    data: Data
+    images: Callable[..., data.Images]
     architecture: dict[str, Any]
     settings: Settings
 
@@ -93,7 +89,7 @@ def train(name: str, seed: int = 0, say: Callable[[str], None] = print) -> Model
     """
     recipe, noise = RECIPES[name], Noise(seed).child(name)
     notes = {"seed": seed, "command": f"python -m molsamp.image.train {name} --seed {seed}"}
-    return train_on(recipe.data(), recipe.architecture, recipe.settings, noise, say, **notes)
+    return train_on(recipe.images(), recipe.architecture, recipe.settings, noise, say, **notes)
 
 
 def train_on(
@@ -210,7 +206,7 @@ def _score(net: nn.Module, out: data.Images, settings: Settings, noise: Noise) -
         levels = s.expand(len(ids))
         z = noise.normal(k, ids, tuple(out.x.shape[1:]), torch.float32)
         noisy = out.x + s * z
-        _, unit = net._weights(noisy, levels)
+        unit = s * net.size / (net.size**2 + s**2).sqrt()
         miss = (net(noisy, levels, out.label) - out.x) / unit
         each.append(miss.square().flatten(1).mean(1))
     return mean(torch.stack(each).mean(0))
