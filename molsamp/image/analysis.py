@@ -54,7 +54,7 @@ def analyse(job: Sampling, data: str | None = None) -> Analysis:
         job: done.
         data: the data set to compare with; None for the one the model is named after.
     """
-    warnings = [*_cautions(job)]
+    warnings = _cautions(job)
     lost = int((job.status == Status.DIVERGED).sum())
     results = {"diverged": wilson(lost, job.n)}
     curve = job.bench.results()
@@ -67,7 +67,7 @@ def analyse(job: Sampling, data: str | None = None) -> Analysis:
 
 
 def timed(subject: Subject, solver: str, steps: int, n: int, noise: Noise) -> Estimates:
-    """Milliseconds of a model's call on n pictures, and of what a solver adds to each; clocks, so never the same twice."""
+    """Milliseconds of a model's call on n pictures, and of what a solver adds to it; no two clocks agree."""
     ids = torch.arange(n)
     model = subject.model(ids)
     x, t = noise.child("timing").normal(0, ids, model.event, torch.float32), 0.5 * model.schedule.start
@@ -104,9 +104,10 @@ def _distances(job: Sampling, data: str | None) -> tuple[Estimates, Estimates, l
     kept, out = parts
     if min(len(x), len(out.x)) < 2:
         return {}, {}, ["no distances to data: they need two pictures or more on either side"]
-    name = data or data_set(job.subject.name)
+    name = data or str(data_set(job.subject.name))
     training = _some(kept, len(x), job.noise.child("training"))
-    return (*(_both(a, out.x, str(name), job.noise) for a in (x, training)), _few(x, out, job.subject.name))  # type: ignore[return-value]
+    found, null = (_both(a, out.x, name, job.noise) for a in (x, training))
+    return found, null, _few(x, out, job.subject.name)
 
 
 def _both(a: Tensor, b: Tensor, name: str, noise: Noise) -> Estimates:

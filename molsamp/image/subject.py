@@ -97,8 +97,11 @@ class Subject:
         kept, out = images.split()
         if self.label is None or self.guidance == 0.0:
             return kept, out
-        kept, out = (Images(part.x[part.label == self.label], part.label[part.label == self.label]) for part in (kept, out))
-        return kept, out
+        return _of_class(kept, self.label), _of_class(out, self.label)
+
+
+def _of_class(images: Images, label: int) -> Images:
+    return Images(*(part[images.label == label] for part in images))
 
 
 def data_set(name: str) -> str | None:

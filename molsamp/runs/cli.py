@@ -20,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 UsageError: type[Any] = typer.BadParameter.__mro__[1]  # typer shows no other public name for it
+Context: type[Any] = typer.Context.__mro__[1]  # what typer hands over is none of its own subclass
 
 
 @app.callback()
@@ -38,7 +39,9 @@ Threads = Annotated[int | None, typer.Option("--workers", help="Threads (default
 Device = Annotated[str | None, typer.Option(help="cpu; for OpenMM forces on a GPU use --set energy=openmm:CUDA.")]
 Model = Annotated[
     str | None,
-    typer.Option(help="digits | mnist | ideal:digits | ideal:mnist | a .safetensors file (default: digits).", metavar="NAME"),
+    typer.Option(
+        help="digits | mnist | ideal:digits | ideal:mnist | a .safetensors file (default: digits).", metavar="NAME"
+    ),
 ]
 Grid = Annotated[str | None, typer.Option(help="Times: uniform | quadratic | log-snr | karras (default: the model's).")]
 Guidance = Annotated[
@@ -108,7 +111,7 @@ app.add_typer(image, name="image")
 
 @image.callback()
 def draw(
-    context: typer.Context,
+    context: Context,
     model: Model = None,
     solver: Annotated[
         str | None, typer.Option(metavar="NAME", help="One of the solvers below (default: unipc).")
@@ -133,10 +136,9 @@ def draw(
     """
     options = dict(model=model, solver=solver, steps=steps, guidance=guidance, label=label, n=n, grid=grid)
     options |= dict(preset=preset, seed=seed, threads=threads)
-    if context.invoked_subcommand is not None:
+    if (after := context.invoked_subcommand) is not None:  # type: ignore[attr-defined]
         given = {**options, "out": out, "config": config, "set": sets, "resume": resume or None, "quiet": quiet or None}
         if names := ["class" if name == "label" else name for name, value in given.items() if value is not None]:
-            after = context.invoked_subcommand
             raise ValueError(f"--{names[0]}: options of `molsamp image {after}` come after the word {after}")
         return
     from molsamp.runs.verbs import IMAGE
@@ -150,9 +152,7 @@ def bench(
     solvers: Annotated[
         str | None, typer.Option(metavar="NAME[,NAME]", help="Solvers (default: all that draw no noise).")
     ] = None,
-    calls: Annotated[
-        str | None, typer.Option(metavar="N[,N]", help="Network calls (default: 5,6,8,10,15,20).")
-    ] = None,
+    calls: Annotated[str | None, typer.Option(metavar="N[,N]", help="Network calls (default: 5,6,8,10,15,20).")] = None,
     guidance: Guidance = None,
     label: Class = None,
     n: Annotated[int | None, typer.Option("--n", help="Pictures (default: 64).")] = None,

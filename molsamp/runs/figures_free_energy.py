@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from molsamp.runs.drawing import BLUE, GREY, INK, ORANGE, canvas, columns, disc, finish, label_axis, legend, unit
-from molsamp.runs.reading import Finished
+from molsamp.runs.reading import Array, Finished
 
 FILL = ("#3b1f6e", "#2f6db5", "#1fa187", "#9cc25c", "#f2e3a0")  # low to high; readable on white and on near-black
 HIGHEST = 60.0  # kJ/mol that are drawn at most

@@ -13,7 +13,7 @@ LINES = (BLUE, ORANGE, "#1fa187", "#8a5fc7", "#c2452d", "#b8860b", "#d05a9e")
 
 
 def errors(run: Finished, named: Sequence[str], wide: bool = False) -> str | None:
-    """Draw RMSE to the fine trajectories against network calls, with 95 % bands; solvers that are not `named` in grey."""
+    """Draw RMSE to the fine trajectories against network calls, with 95 % bands; in grey what is not `named`."""
     table = run.tables.get("calls")
     if not table:
         return None

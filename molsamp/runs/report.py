@@ -23,6 +23,7 @@ PAGES = {
 }
 
 
+OWN = "What is inside this file is molsamp's own (MIT)."
 COUNTS = ("energy_evaluations", "network_calls", "forwards")
 
 
@@ -52,7 +53,7 @@ def write_report(folder: Path) -> Path:
         table=shown.table or _results_table(run.result),
         settings=escape(run.settings),
         versions=_versions(run.result),
-        licence=escape(asset("3Dmol-LICENSE.txt") if run.player else "What is inside this file is molsamp's own (MIT)."),
+        licence=escape(asset("3Dmol-LICENSE.txt") if run.player else OWN),
         scripts=_scripts(run),
     )
     write_text(folder / "report.html", page)

@@ -13,9 +13,9 @@ from molsamp.runs.summary import CELLS, by_calls, interval, tabulated, value
 NAMED, TILES = 3, 4  # solvers drawn in colour because they are best; numbers of calls with a tile
 FAMILIAR = ("unipc-3-bh1", "dpm++2m", "heun", "ddim")
 WORDS = (
-    "Every solver starts from the same noises on the same model and is set against where fine trajectories end. That is "
-    "the error of the solver alone: it says nothing about how good the model is, and a solver that is best here at few "
-    "calls need not be so on another model. Solvers that draw noise on their way have no such end and are left out. "
+    "Every solver starts from the same noises on the same model and is set against where fine trajectories end. That "
+    "is the error of the solver alone: it says nothing about how good the model is, and a solver that is best here "
+    "at few calls need not be so on another model. Solvers that draw noise on their way have no such end and are left out. "
     "The bands and brackets are 95 % intervals over the noises."
 )
 
@@ -43,7 +43,8 @@ def page(run: Finished) -> Page:
             f"In colour: the {NAMED} best on average, and well-known ones. Bands: 95 %.",
             "no solver was compared",
         ),
-        table=f"{table(headings, [[escape(cell) for cell in row] for row in rows])}<p>{CELLS}. The best on average first.</p>",
+        table=table(headings, [[escape(cell) for cell in row] for row in rows])
+        + f"<p>{CELLS}. The best on average first.</p>",
     )
 
 

@@ -11,11 +11,11 @@ from molsamp.runs.summary import interval, numbers
 
 HEADLINES = ("rmse_to_fine", "sliced_wasserstein", "frechet:digits", "frechet:mnist", "call_time")
 WORDS = (
-    "Two things can be wrong with a picture. The solver took few steps: RMSE to fine trajectories is how far, in pixels "
-    "of a range from −1 to 1, the pictures end from where the same noises lead through the same model with many calls. "
-    "And the model is not the data: the distances to held-out pictures tell that, beside what as many training pictures "
-    "score, for such distances fall with the number of pictures and are never zero. The Fréchet distance is in the "
-    "features of a small classifier of these data; it is not the FID."
+    "Two things can be wrong with a picture. The solver took few steps: RMSE to fine trajectories is how far, in "
+    "pixels of a range from −1 to 1, the pictures end from where the same noises lead through the same model with "
+    "many calls. And the model is not the data: the distances to held-out pictures tell that, beside what as many "
+    "training pictures score, for such distances fall with the number of pictures and are never zero. The "
+    "Fréchet distance is in the features of a small classifier of these data; it is not the FID."
 )
 
 

@@ -1,4 +1,4 @@
-"""Pictures on a sheet: every pixel a square of whole pixels, on transparent ground, labelled in a grey that reads on any.
+"""Pictures on a sheet: every pixel a square of whole pixels, on transparent ground, labelled in grey.
 
 Contract: a picture is (channels, height, width) in [-1, 1]; one or three channels are shown as they are, of others the
 mean.
@@ -24,9 +24,7 @@ def pixels(x: Float[Tensor, "n C H W"]) -> UInt8[Array, "n H W 3"]:
     return (255.0 * (0.5 + 0.5 * rgb.clamp(-1.0, 1.0))).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def sheet(
-    rows: Sequence[Float[Tensor, "_ C H W"]], headings: Sequence[str] = (), caption: str = ""
-) -> bytes:
+def sheet(rows: Sequence[Float[Tensor, "_ C H W"]], headings: Sequence[str] = (), caption: str = "") -> bytes:
     """Rows of pictures as a PNG, enlarged by a whole number so that the sheet is at most `WIDE` wide, if that can be.
 
     Args:

@@ -113,7 +113,9 @@ def _drive(verb: Verb, run: Run, job: Any, config: Config, quiet: bool) -> None:
     except Exception as error:
         run.note(traceback.format_exc())
         kept = verb.rescue(job, run.folder, config)
-        raise Stopped(f"failed at {job.k} of {job.total}: {error}{kept} (details in {run.folder}/log.txt)", 1) from error
+        raise Stopped(
+            f"failed at {job.k} of {job.total}: {error}{kept} (details in {run.folder}/log.txt)", 1
+        ) from error
 
 
 def _write_results(verb: Verb, run: Run, job: Any, config: Config, subject: Any) -> None:
