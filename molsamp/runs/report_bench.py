@@ -15,8 +15,8 @@ FAMILIAR = ("unipc-3-bh1", "dpm++2m", "heun", "ddim")
 WORDS = (
     "Every solver starts from the same noises on the same model and is set against where fine trajectories end. That "
     "is the error of the solver alone: it says nothing about how good the model is, and a solver that is best here "
-    "at few calls need not be so on another model. Solvers that draw noise on their way have no such end and are left out. "
-    "The bands and brackets are 95 % intervals over the noises."
+    "at few calls need not be so on another model. Solvers that draw noise on their way have no such end and are "
+    "left out. The bands and brackets are 95 % intervals over the noises."
 )
 
 
