@@ -116,7 +116,10 @@ def test_the_run_folder_holds_what_design_section_7_says(finished):
     assert {"rmse_to_fine", "fineness", "sliced_wasserstein", "diverged"} == set(r["results"])
     assert r["warnings"] == ["no Frechet distance: it needs 64 pictures on either side, here are 40 and 179"]
     with safe_open(finished / "samples.safetensors", "pt") as f:
-        assert f.get_tensor("x").shape == (40, 1, 8, 8) and f.get_tensor("trajectory").shape == (11, 6, 1, 8, 8)
+        x, way, times = (f.get_tensor(name) for name in ("x", "trajectory", "times"))
+        assert x.shape == (40, 1, 8, 8) and way.shape == (11, 6, 1, 8, 8) and len(times) == 11
+        start = VP().sigma(1.0) * Noise(3).child("start").normal(0, torch.arange(6), (1, 8, 8), torch.float32)
+        assert torch.equal(way[-1], x[:6]) and torch.allclose(way[0], start) and times[0] == 1.0
         assert f.get_tensor("label").tolist() == [k % 10 for k in range(40)]
 
 
@@ -139,8 +142,9 @@ def test_every_picture_depends_on_its_id_alone(finished):
         ids = torch.tensor([i])
         alone = sample(subject.model(ids), "unipc", 10, noise=Noise(3), ids=ids).final.x
         assert torch.allclose(alone[0], x[i], atol=1e-4)
-    noisy = [sample(subject.model(ids), "ddpm", 5, noise=Noise(3), ids=ids).final.x for ids in (torch.arange(3), ids)]
-    assert not torch.allclose(noisy[0][0], noisy[1][0], atol=0.1)
+    batches = (torch.arange(3), torch.tensor([2]))  # a solver that draws noise on the way
+    noisy = [sample(subject.model(ids), "ddpm", 5, noise=Noise(3), ids=ids).final.x for ids in batches]
+    assert torch.allclose(noisy[0][2], noisy[1][0], atol=1e-4) and not torch.allclose(noisy[0][0], noisy[1][0], atol=0.1)
 
 
 def test_config_given_back_gives_the_same_bytes(finished, tmp_path):
