@@ -11,7 +11,7 @@ from molsamp.runs.reading import Finished
 from molsamp.runs.summary import CELLS, by_calls, interval, tabulated, value
 
 NAMED, TILES = 3, 4  # solvers drawn in colour because they are best; numbers of calls with a tile
-FAMILIAR = ("unipc-3-bh1", "dpm++2m", "heun", "ddim")
+FAMILIAR = ("unipc", "unipc-3-bh1", "dpm++2m", "heun", "ddim")
 WORDS = (
     "Every solver starts from the same noises on the same model and is set against where fine trajectories end. That "
     "is the error of the solver alone: it says nothing about how good the model is, and a solver that is best here "
