@@ -26,7 +26,7 @@ from molsamp.runs import summary
 from molsamp.runs.checkpoint import write_text
 from molsamp.runs.page import grouped, panel
 from molsamp.runs.reading import Finished, read
-from molsamp.runs.report import asset
+from molsamp.runs.report import OWN, asset
 
 if TYPE_CHECKING:
     from molsamp.molecular.grids import Grid
@@ -276,7 +276,7 @@ def _page(runs: Sequence[Compared], found: Sequence[Comparison], table: list[Row
         table=_html(_headings(runs), table),
         settings=escape("\n\n".join(f"# {r.run.folder}\n{r.run.settings}" for r in runs)),
         versions=_html(_headings(runs), _facts(runs)),
-        licence="What is inside this file is molsamp's own (MIT).",
+        licence=OWN,
         scripts="",
     )
 

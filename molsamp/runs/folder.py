@@ -15,6 +15,7 @@ import math
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 import warnings
@@ -222,9 +223,8 @@ def _take_lock(file: Path) -> Any:
 
 
 def _clock() -> tuple[float, float]:
-    from molsamp.molecular.workers import cpu_seconds  # brings numpy, which `molsamp --help` can do without
-
-    return cpu_seconds(), time.perf_counter()
+    workers = sys.modules.get("molsamp.molecular.workers")  # where it was not imported there are none
+    return workers.cpu_seconds() if workers else time.process_time(), time.perf_counter()
 
 
 def _plain(value: Any) -> Any:
