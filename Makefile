@@ -26,7 +26,7 @@ lint: .venv/test
 
 .venv/test: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[test,build,reactions]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[test,build,reactions,image,diffusers]"
 	touch $@ .venv/core
 
 clean:

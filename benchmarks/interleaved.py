@@ -67,7 +67,7 @@ class Results:
 
     def newest(self) -> list[dict]:
         """The last entry of every set of keys, in the order they first came."""
-        return list({tuple(e.get(k) for k in self.keys): e for e in self.entries}.values())
+        return list({repr([e.get(k) for k in self.keys]): e for e in self.entries}.values())
 
 
 def code_version(*places: str) -> str:

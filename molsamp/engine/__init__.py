@@ -19,6 +19,7 @@ from molsamp.engine.noise import Noise, Tape
 from molsamp.engine.particles import resample, smc
 from molsamp.engine.rollout import residuals, rollout
 from molsamp.engine.schedules import EDM, VP, Cosine, Discrete, Flow, MeanReverting
+from molsamp.engine.singlestep import DPMSolver, RungeKutta
 from molsamp.engine.state import Particles, Path, Status
 from molsamp.engine.trees import Tree
 
@@ -27,18 +28,24 @@ __all__ = [
     "EDM",
     "VP",
     "Controlled",
+    "Cosine",
+    "DPMSolver",
     "DPMSolverPP2M",
+    "Discrete",
     "EulerMaruyama",
     "Exponential",
+    "Flow",
     "GaussianMixture",
     "Heun",
     "Ito",
     "LangevinMiddle",
     "LinearSDE",
+    "MeanReverting",
     "Noise",
     "Overdamped",
     "Particles",
     "Path",
+    "RungeKutta",
     "SemiImplicitEuler",
     "Status",
     "Tape",

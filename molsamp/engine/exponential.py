@@ -1,8 +1,8 @@
 """Exponential multistep integrators of diffusion models: DDIM, DPM-Solver++, DEIS, iPNDM, UniPC and their SDE forms.
 
-A row evaluates the model once, at the end of the row before, and carries x over its interval by the exact exponential
-of the linear part and a polynomial through the newest evaluations (see `quadrature`). With a corrector the evaluation is
-used twice: first the step before is mended by what the model says at its end,
+A row evaluates the model once, at its beginning, and carries x over its interval by the exact exponential of the linear
+part and a polynomial through the newest evaluations (see `quadrature`). With a corrector that evaluation is used twice:
+first the step before is mended by what the model says at its end,
 
     x_i <- x_i + sum_k (c_k - p_k) g_k,
 
@@ -20,7 +20,7 @@ from typing import Literal, get_args
 
 from molsamp.engine.dynamics import Dynamics, LinearSDE
 from molsamp.engine.integrators import Coefficient, Evaluate, Line, Mix, Row, Table, Verb, require
-from molsamp.engine.quadrature import Form, Variable, lagrange, lam, total
+from molsamp.engine.quadrature import Form, Node, Variable, lagrange, total
 from molsamp.engine.schedules import Schedule
 
 Rule = Literal["exact", "midpoint", "bh1", "published", "fixed"]
@@ -93,19 +93,20 @@ class Exponential:
         if sde.stores != self.form:
             raise ValueError(f"this Exponential is in {self.form} form, the dynamics stores {sde.stores}")
         schedule, steps = sde.schedule, len(times) - 1
-        _check_log_snr(schedule, times, falling=self.noise == 0.0)
-        table, before = [], ()
-        for i, (s, t) in enumerate(pairwise(times)):
-            program: list[Verb] = [Evaluate(s)]
+        nodes = [Node.at(schedule, t) for t in times]
+        _check_log_snr(nodes, falling=self.noise == 0.0)
+        table, before = [], tuple[float, ...]()
+        for i, (s, t) in enumerate(pairwise(nodes)):
+            program: list[Verb] = [Evaluate(s.t)]
             if self.corrects and i > 0:
-                program.append(self._correction(schedule, times, i, before))
+                program.append(self._correction(schedule, nodes[: i + 1], steps - i, before))
             if i < len(self.mixes):
                 program.append(Mix(self.mixes[i]))
             order = min(self.order, i + 1, steps - i if steps < self.short else self.order)
-            c = self._share(schedule, s, t)
-            before = self._weights(schedule, s, t, [*times[max(0, i - order + 1) : i + 1]][::-1], c)
-            program.append(self._line(schedule, s, t, c, before))
-            table.append(Row(s, t, tuple(program), history=self.depth - 1))
+            c = self._share(t.lam - s.lam)
+            before = self._weights(schedule, t, nodes[i + 1 - order : i + 1][::-1], c)
+            program.append(self._line(s, t, c, before))
+            table.append(Row(s.t, t.t, tuple(program), history=self.depth - 1))
         return table
 
     @property
@@ -113,71 +114,67 @@ class Exponential:
         """Evaluations that a row looks at."""
         return max(self.order, self.corrects + 1, *(len(mix) for mix in self.mixes), 1)
 
-    def _share(self, schedule: Schedule, s: float, t: float) -> float:
+    def _share(self, h: float) -> float:
         """c of `quadrature` from 1 - e^(-2 c h) = eta^2 (1 - e^(-2 h)); apart at eta = 1, where h may be infinite."""
         if self.noise in (0.0, 1.0):
             return self.noise
-        h = lam(schedule, t) - lam(schedule, s)
         return -0.5 * math.log1p(self.noise**2 * math.expm1(-2.0 * h)) / h
 
-    def _line(self, schedule: Schedule, s: float, t: float, c: float, weights: Sequence[float]) -> Line:
-        """The step by what is stored."""
-        h = lam(schedule, t) - lam(schedule, s)
+    def _line(self, s: Node, t: Node, c: float, weights: tuple[float, ...]) -> Line:
+        """The step from s to t by what is stored."""
+        h = t.lam - s.lam
         if self.form == "data":
             decay = c * h if c > 0.0 else 0.0
-            keep = schedule.sigma(t) / schedule.sigma(s) * math.exp(-decay)
-            N = schedule.sigma(t) * math.sqrt(-math.expm1(-2.0 * decay))
+            keep, N = t.sigma / s.sigma * math.exp(-decay), t.sigma * math.sqrt(-math.expm1(-2.0 * decay))
         else:
-            keep = schedule.alpha(t) / schedule.alpha(s)
-            N = schedule.sigma(t) * math.sqrt(c * math.expm1(2.0 * h)) if c > 0.0 else 0.0
-        return Line("x", {"x": keep}, tuple(weights), N if N > 0.0 else None)
+            keep, N = t.alpha / s.alpha, t.sigma * math.sqrt(c * math.expm1(2.0 * h)) if c > 0.0 else 0.0
+        return Line("x", {"x": keep}, weights, N if N > 0.0 else None)
 
-    def _weights(self, schedule: Schedule, s: float, t: float, nodes: Sequence[float], c: float) -> tuple[float, ...]:
-        """Of the evaluations at `nodes`, the newest, at s, first."""
-        order, whole = len(nodes), total(self.form, schedule, s, t, c)
-        h = lam(schedule, t) - lam(schedule, s)
+    def _weights(self, schedule: Schedule, t: Node, nodes: Sequence[Node], c: float) -> tuple[float, ...]:
+        """Of the evaluations at `nodes`, newest first, for a step to t from the newest."""
+        order, s = len(nodes), nodes[0]
+        whole, h = total(self.form, s, t, c), t.lam - s.lam
         if order == 1 or not math.isfinite(h):
             return (whole,)
         if self.rule == "fixed":
             return tuple(whole * a for a in ADAMS[order - 1])
         if order == 2 and self.rule != "exact":
-            r = (lam(schedule, nodes[1]) - lam(schedule, s)) / h  # -inf where that node tells nothing
-            w = 0.5 * self._bend(schedule, whole, t, h, c) / r
+            w = 0.5 * self._bend(whole, t, h, c) * h / (nodes[1].lam - s.lam)  # 0 where that node tells nothing
             return whole - w, w
         found = lagrange(self.form, schedule, s, t, nodes, c, self.variable)
         if order == 3 and self.rule == "published":
-            linear = self._taylor(schedule, s, t, nodes, c)
+            linear = self._taylor(schedule, t, nodes, c)
             return tuple(0.5 * (a + b) for a, b in zip(found, linear, strict=True))
         return tuple(found)
 
-    def _bend(self, schedule: Schedule, whole: float, t: float, h: float, c: float) -> float:
+    def _bend(self, whole: float, t: Node, h: float, c: float) -> float:
         """B(h) of the shortcuts: that of bh2 is the sum of all weights, that of bh1 its first order in h."""
         if self.rule != "bh1":
             return whole
-        return (1.0 + c) * h * (schedule.alpha(t) if self.form == "data" else -schedule.sigma(t))
+        return (1.0 + c) * h * (t.alpha if self.form == "data" else -t.sigma)
 
-    def _taylor(self, schedule: Schedule, s: float, t: float, nodes: Sequence[float], c: float) -> list[float]:
+    def _taylor(self, schedule: Schedule, t: Node, nodes: Sequence[Node], c: float) -> list[float]:
         """Order 3 with its second difference left out: the slope at s of the parabola, integrated along its tangent."""
-        a, b, d = (lam(schedule, node) for node in nodes)
-        if not math.isfinite(b + d):
+        s = nodes[0]
+        a, b, d = (node.lam for node in nodes)
+        if not math.isfinite(d):
             return lagrange(self.form, schedule, s, t, nodes, c, self.variable)
-        whole = total(self.form, schedule, s, t, c)
         slope = lagrange(self.form, schedule, s, t, nodes[:2], c)[1] * (b - a)  # weight of d/dlam at s
         at_b, at_d = (d - a) / ((b - a) * (d - b)), -(b - a) / ((d - a) * (d - b))
-        return [whole - slope * (at_b + at_d), slope * at_b, slope * at_d]
+        return [total(self.form, s, t, c) - slope * (at_b + at_d), slope * at_b, slope * at_d]
 
-    def _correction(self, schedule: Schedule, times: Sequence[float], i: int, before: Sequence[float]) -> Line:
-        """x_i mended by the evaluation at times[i]; newest first, so `before` is shifted by one."""
-        s, t, steps = times[i - 1], times[i], len(times) - 1
-        order = min(self.corrects, i, steps - i + 1 if steps < self.short else self.corrects)
-        nodes = [*times[max(0, i - order) : i + 1]][::-1]
-        c = self._share(schedule, s, t)
-        whole, h = total(self.form, schedule, s, t, c), lam(schedule, t) - lam(schedule, s)
+    def _correction(self, schedule: Schedule, nodes: Sequence[Node], left: int, before: tuple[float, ...]) -> Line:
+        """x at the last of `nodes` mended by the evaluation there; newest first, so `before` is shifted by one."""
+        s, t = nodes[-2:]
+        steps = len(nodes) - 1 + left
+        order = min(self.corrects, len(nodes) - 1, left + 1 if steps < self.short else self.corrects)
+        c = self._share(t.lam - s.lam)
         if order == 1 and self.rule != "exact":
-            w = 0.5 * self._bend(schedule, whole, t, h, c)
+            whole = total(self.form, s, t, c)
+            w = 0.5 * self._bend(whole, t, t.lam - s.lam, c)
             found = [w, whole - w]
         else:
-            found = lagrange(self.form, schedule, s, t, nodes, c, self.variable)
+            found = lagrange(self.form, schedule, s, t, nodes[-order - 1 :][::-1], c, self.variable)
         pairs = zip_longest(found, (0.0, *before), fillvalue=0.0)
         return Line("x", {"x": 1.0}, tuple(a - b for a, b in pairs))
 
@@ -192,13 +189,12 @@ def DPMSolverPP2M(eta: float = 0.0, short: int = 15) -> Exponential:
     return Exponential(order=2, noise=eta, short=short)
 
 
-def _check_log_snr(schedule: Schedule, times: Sequence[float], falling: bool) -> None:
+def _check_log_snr(nodes: Sequence[Node], falling: bool) -> None:
     """The log-SNR of a grid must change in every interval, and rise unless it may fall."""
-    values = [lam(schedule, t) for t in times]
-    for i, (a, b) in enumerate(pairwise(values)):
-        if a == math.inf or a == b or (b < a and not falling):
+    for i, (a, b) in enumerate(pairwise(nodes)):
+        if a.lam == math.inf or a.lam == b.lam or (b.lam < a.lam and not falling):
             wanted = "differ and begin" if falling else "rise and begin"
             raise ValueError(
-                f"log-SNR goes from {a} to {b} between times[{i}] = {times[i]} and times[{i + 1}] = {times[i + 1]}; "
+                f"log-SNR goes from {a.lam} to {b.lam} between times[{i}] = {a.t} and times[{i + 1}] = {b.t}; "
                 f"it must {wanted} below infinity"
             )

@@ -12,7 +12,7 @@ POWER = 7.0  # of rho in Karras' grid
 
 
 def time_grid(
-    kind: Kind, schedule: Schedule, steps: int, start: float | None = None, end: float | None = None
+    kind: str, schedule: Schedule, steps: int, start: float | None = None, end: float | None = None
 ) -> list[float]:
     """`steps` + 1 falling times, evenly spaced in t, sqrt(t), half log-SNR, or rho^(1/7) (Karras et al. 2022, eq. 5).
 
@@ -20,7 +20,7 @@ def time_grid(
     last step goes all the way.
 
     Args:
-        kind: which of the four.
+        kind: one of `Kind`.
         schedule: gives log-SNR, and both ends unless given.
         steps: intervals, 1 or more.
         start, end: times.

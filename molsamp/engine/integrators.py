@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from itertools import pairwise
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -88,8 +88,17 @@ class Row:
 
     def to(self, like: Tensor) -> Row:
         """The same row with its coefficients in the dtype and on the device of `like`."""
+        if self._plain:
+            return self
         program = tuple(p if isinstance(p, Evaluate) else p.to(like) for p in self.program)
         return Row(self.t0, self.t1, program, self.history)
+
+    @cached_property
+    def _plain(self) -> bool:
+        """Whether all coefficients are numbers, which have no dtype and are on no device."""
+        verbs = [p for p in self.program if not isinstance(p, Evaluate)]
+        held = [a for p in verbs for a in (*p.weights, *((*p.keep.values(), p.noise) if isinstance(p, Line) else ()))]
+        return not any(isinstance(a, Tensor) for a in held)
 
     @property
     def draws(self) -> bool:
@@ -225,7 +234,7 @@ def _run(program, dyn, state: dict[str, Tensor], z: Tensor | None, history: tupl
             history = (g, *history)
             energy, first = (e if first else energy), False
         elif isinstance(verb, Mix):
-            history = (_sum(verb.weights, history, None), *history[1:])
+            history = (_added(None, verb.weights, history), *history[1:])
         else:
             state[verb.block] = _apply(verb, state, z, history)
     return history, energy
@@ -235,17 +244,15 @@ def _apply(line: Line, state: dict[str, Tensor], z: Tensor | None, history: tupl
     out = None
     for b, a in line.keep.items():
         out = _axpy(a, state[b], out)
-    out = _sum(line.weights, history, out)
-    if z is not None and line.noise is not None:
-        out = _axpy(line.noise, z, out)
-    assert out is not None
-    return out
+    out = _added(out, line.weights, history)
+    return out if z is None or line.noise is None else _axpy(line.noise, z, out)
 
 
-def _sum(weights: Sequence[Coefficient], history: tuple[Tensor, ...], out: Tensor | None) -> Tensor | None:
+def _added(out: Tensor | None, weights: Sequence[Coefficient], history: tuple[Tensor, ...]) -> Tensor:
     """out + sum_k weights_k g_k."""
     for w, g in zip(weights, history, strict=False):
         out = _axpy(w, g, out)
+    assert out is not None
     return out
 
 

@@ -101,8 +101,8 @@ class VP(Preserving):
 class Cosine(Preserving):
     """Variance preserving with alpha = cos(pi/2 (t + s)/(1 + s)) / cos(pi/2 s/(1 + s)), t in (0, 1).
 
-    Sampling begins at t = 0.9946, beyond which beta was capped (Nichol and Dhariwal, ICML 2021, eq. 17; continuous as in
-    Lu et al. 2022).
+    Sampling begins at t = 0.9946, beyond which beta was capped (Nichol and Dhariwal, ICML 2021, eq. 17; continuous as
+    in Lu et al. 2022).
     """
 
     s: float = 0.008
@@ -182,7 +182,9 @@ class Discrete(Preserving):
 
 @dataclass(frozen=True)
 class MeanReverting(Preserving):
-    """dx = theta (mu - x) dt + scale sqrt(2 theta) dW, told for x - mu: alpha = exp(-int theta), sigma^2 = scale^2 (1 - alpha^2).
+    """dx = theta (mu - x) dt + scale sqrt(2 theta) dW, told for x - mu.
+
+    alpha = exp(-int theta), sigma^2 = scale^2 (1 - alpha^2).
 
     Args:
         theta: "constant", "linear" (rising from 0) or "cosine" (int theta ~ 1 - cos(pi t / 2)).

@@ -17,10 +17,10 @@ from itertools import pairwise, zip_longest
 
 from molsamp.engine.dynamics import Dynamics, LinearSDE
 from molsamp.engine.integrators import Evaluate, Line, Row, Table, Verb, require
-from molsamp.engine.quadrature import Form, lam, total
+from molsamp.engine.quadrature import Form, Node, total
 from molsamp.engine.schedules import Schedule
 
-Stage = tuple[float, tuple[float, ...]]  # where it ends (a time), weights of g_0, g_1, ... in steps from x_s
+Stage = tuple[Node, tuple[float, ...]]  # where it ends, weights of g_0, g_1, ... in steps from x_s
 TABLEAUS: dict[str, tuple[tuple[float, tuple[float, ...]], ...]] = {  # share of the step in rho, weights
     "euler": ((1.0, (1.0,)),),
     "heun": ((1.0, (1.0,)), (1.0, (0.5, 0.5))),
@@ -60,38 +60,39 @@ class DPMSolver:
         """
         schedule = _schedule(dyn, self.form, "DPMSolver")
         table = []
-        for i, (s, t) in enumerate(pairwise(times)):
-            order = self.orders[min(i, len(self.orders) - 1)] if schedule.sigma(t) > 0.0 else 1
-            table.append(_row(schedule, self.form, s, t, self._stages(schedule, order, s, t)))
+        for i, (s, t) in enumerate(pairwise(Node.at(schedule, t) for t in times)):
+            order = self.orders[min(i, len(self.orders) - 1)] if t.sigma > 0.0 else 1
+            table.append(_row(self.form, s, t, self._stages(schedule, order, s, t)))
         return table
 
-    def _stages(self, schedule: Schedule, order: int, s: float, t: float) -> list[Stage]:
+    def _stages(self, schedule: Schedule, order: int, s: Node, t: Node) -> list[Stage]:
         """A constant and, in order 3, a slope in lam, each integrated against the kernel of `quadrature`."""
-        start = lam(schedule, s)
-        h = lam(schedule, t) - start
-
-        def constant(time: float) -> float:
-            return total(self.form, schedule, s, time)
-
         if order == 1:
-            return [(t, (constant(t),))]
+            return [(t, (self._constant(s, t),))]
         if order == 2:
-            middle, whole = schedule.time(start + 0.5 * h), constant(t)
-            return [(middle, (constant(middle),)), (t, (0.0, whole))]
-        one, two = schedule.time(start + h / 3), schedule.time(start + 2 * h / 3)
-        bend, last = self._slope(schedule, s, two) / (h / 3), self._slope(schedule, s, t) / (2 * h / 3)
+            middle = self._between(schedule, s, t, 1 / 2)
+            return [(middle, (self._constant(s, middle),)), (t, (0.0, self._constant(s, t)))]
+        one, two, h = self._between(schedule, s, t, 1 / 3), self._between(schedule, s, t, 2 / 3), t.lam - s.lam
+        bend, last = self._slope(s, two) / (h / 3), self._slope(s, t) / (2 * h / 3)
         return [
-            (one, (constant(one),)),
-            (two, (constant(two) - bend, bend)),
-            (t, (constant(t) - last, 0.0, last)),
+            (one, (self._constant(s, one),)),
+            (two, (self._constant(s, two) - bend, bend)),
+            (t, (self._constant(s, t) - last, 0.0, last)),
         ]
 
-    def _slope(self, schedule: Schedule, s: float, t: float) -> float:
+    @staticmethod
+    def _between(schedule: Schedule, s: Node, t: Node, share: float) -> Node:
+        return Node.at(schedule, schedule.time(s.lam + share * (t.lam - s.lam)))
+
+    def _constant(self, s: Node, t: Node) -> float:
+        return total(self.form, s, t)
+
+    def _slope(self, s: Node, t: Node) -> float:
         """int kernel (l - lam_s) dl up to t, the weight of a slope in lam."""
-        h = lam(schedule, t) - lam(schedule, s)
+        h = t.lam - s.lam
         if self.form == "noise":
-            return -schedule.sigma(t) * (math.expm1(h) - h)
-        return schedule.alpha(t) * (h + math.expm1(-h))
+            return -t.sigma * (math.expm1(h) - h)
+        return t.alpha * (h + math.expm1(-h))
 
 
 @dataclass(frozen=True)
@@ -123,24 +124,22 @@ class RungeKutta:
         schedule = _schedule(dyn, "noise", "RungeKutta")
         more = min(self.churn / (len(times) - 1), math.sqrt(2.0) - 1.0)
         table = []
-        for i, (s, t) in enumerate(pairwise(times)):
+        for i, (s, t) in enumerate(pairwise(Node.at(schedule, t) for t in times)):
             first: tuple[Verb, ...] = ()
-            rho = math.exp(-lam(schedule, s))
-            if more > 0.0 and self.low <= rho <= self.high:
-                raised = schedule.time(-math.log(rho * (1.0 + more)))
-                a, N = schedule.alpha(raised), self.swell * rho * math.sqrt((1.0 + more) ** 2 - 1.0)
-                first, s = (Line("x", {"x": a / schedule.alpha(s)}, (), a * N),), raised
-            tableau = self.names[min(i, len(self.names) - 1)] if schedule.sigma(t) > 0.0 else "euler"
-            table.append(_row(schedule, "noise", s, t, self._stages(schedule, tableau, s, t), first))
+            if more > 0.0 and self.low <= s.rho <= self.high:
+                raised = Node.at(schedule, schedule.time(s.lam - math.log1p(more)))
+                N = self.swell * raised.alpha * s.rho * math.sqrt((1.0 + more) ** 2 - 1.0)
+                first, s = (Line("x", {"x": raised.alpha / s.alpha}, (), N),), raised
+            name = self.names[min(i, len(self.names) - 1)] if t.sigma > 0.0 else "euler"
+            table.append(_row("noise", s, t, self._stages(schedule, name, s, t), first))
         return table
 
     @staticmethod
-    def _stages(schedule: Schedule, tableau: str, s: float, t: float) -> list[Stage]:
-        rho, end = (math.exp(-lam(schedule, time)) for time in (s, t))
-        stages, d = [], end - rho
-        for share, weights in TABLEAUS[tableau]:
-            time = t if share == 1.0 else schedule.time(-math.log(rho + share * d))
-            stages.append((time, tuple(schedule.alpha(time) * d * w for w in weights)))
+    def _stages(schedule: Schedule, name: str, s: Node, t: Node) -> list[Stage]:
+        stages, d = [], t.rho - s.rho
+        for share, weights in TABLEAUS[name]:
+            end = t if share == 1.0 else Node.at(schedule, schedule.time(-math.log(s.rho + share * d)))
+            stages.append((end, tuple(end.alpha * d * w for w in weights)))
         return stages
 
 
@@ -151,20 +150,16 @@ def _schedule(dyn: Dynamics, form: Form, name: str) -> Schedule:
     return sde.schedule
 
 
-def _row(
-    schedule: Schedule, form: Form, s: float, t: float, stages: Sequence[Stage], first: tuple[Verb, ...] = ()
-) -> Row:
+def _row(form: Form, s: Node, t: Node, stages: Sequence[Stage], first: tuple[Verb, ...] = ()) -> Row:
     """The stages as verbs; the history has the newest evaluation first."""
-    coefficient = schedule.sigma if form == "data" else schedule.alpha
-    program: list[Verb] = [*first, Evaluate(s)]
-    keep, before = coefficient(s), ()
-    a = 1.0
-    for j, (time, weights) in enumerate(stages):
-        new = coefficient(time) / keep
+    program: list[Verb] = [*first, Evaluate(s.t)]
+    a, before = 1.0, tuple[float, ...]()
+    for j, (end, weights) in enumerate(stages):
+        new = end.sigma / s.sigma if form == "data" else end.alpha / s.alpha
         ratio = new / a
         pairs = zip_longest(weights, before, fillvalue=0.0)
         program.append(Line("x", {"x": ratio}, tuple(w - ratio * b for w, b in pairs)[::-1]))
         if j < len(stages) - 1:
-            program.append(Evaluate(time))
+            program.append(Evaluate(end.t))
         a, before = new, weights
-    return Row(s, t, tuple(program), history=0)
+    return Row(s.t, t.t, tuple(program), history=0)

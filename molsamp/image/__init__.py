@@ -1,0 +1,30 @@
+"""Floor 2: pictures: denoisers, models by name, solvers by name, scoring."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "Denoiser": "molsamp.image.denoiser",
+    "Edit": "molsamp.image.networks",
+    "Model": "molsamp.image.models",
+    "features": "molsamp.image.models",
+    "frechet": "molsamp.image.scoring",
+    "from_diffusers": "molsamp.image.foreign",
+    "ideal": "molsamp.image.ideal",
+    "load": "molsamp.image.models",
+    "mixture": "molsamp.image.ideal",
+    "network": "molsamp.image.models",
+    "rmse_to_fine": "molsamp.image.scoring",
+    "sample": "molsamp.image.sampling",
+    "sliced_wasserstein": "molsamp.image.scoring",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'molsamp.image' has no attribute {name!r}")

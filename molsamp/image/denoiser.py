@@ -15,19 +15,19 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from molsamp.engine.dynamics import LinearSDE
 from molsamp.engine.schedules import Schedule
 
-Prediction = Literal["noise", "data", "velocity", "score", "flow"]
+PREDICTIONS = ("noise", "data", "velocity", "score", "flow")
 Pictures = Float[Tensor, "n *event"]
-Label = int | Int[Tensor, " n"] | None
+Label = int | Tensor | None  # of all pictures, or of each, (n,) int64
 
 
-def data_from(prediction: Prediction, schedule: Schedule, x: Pictures, t: float, y: Pictures) -> Pictures:
-    """x_0 from a network's answer y at (x, t), by the table above.
+def data_from(prediction: str, schedule: Schedule, x: Pictures, t: float, y: Pictures) -> Pictures:
+    """x_0 from a network's answer y at (x, t), by the table above; `prediction` is one of `PREDICTIONS`.
 
     Raises:
         ValueError: for another prediction, or where alpha(t) = 0 leaves x_0 out of noise or score.
@@ -37,8 +37,8 @@ def data_from(prediction: Prediction, schedule: Schedule, x: Pictures, t: float,
         return y
     if prediction == "velocity":
         return (alpha * x - sigma * y) / (alpha**2 + sigma**2)
-    if prediction not in ("noise", "score", "flow"):
-        raise ValueError(f"prediction {prediction!r} is unknown, allowed are noise, data, velocity, score, flow")
+    if prediction not in PREDICTIONS:
+        raise ValueError(f"prediction {prediction!r} is unknown, allowed are {', '.join(PREDICTIONS)}")
     if alpha == 0.0:
         raise ValueError(f"alpha is 0 at t = {t}, where {prediction} does not tell x_0; start below it")
     if prediction == "noise":
@@ -79,7 +79,7 @@ class Denoiser:
     @classmethod
     def wrapping(
         cls,
-        prediction: Prediction,
+        prediction: str,
         net: Callable[..., Tensor],
         schedule: Schedule,
         event: tuple[int, ...],
@@ -98,33 +98,31 @@ class Denoiser:
         return cls(schedule, predict, event, conditional=conditional)
 
     @classmethod
-    def from_eps(cls, net: Callable[..., Tensor], schedule: Schedule, event: tuple[int, ...], **given: Any) -> Denoiser:
+    def from_eps(cls, net: Callable[..., Tensor], schedule: Schedule, event: tuple[int, ...], **how: Any) -> Denoiser:
         """From a network that predicts the noise; see `wrapping`."""
-        return cls.wrapping("noise", net, schedule, event, **given)
+        return cls.wrapping("noise", net, schedule, event, **how)
 
     @classmethod
-    def from_data(cls, net: Callable[..., Tensor], schedule: Schedule, event: tuple[int, ...], **given: Any) -> Denoiser:
+    def from_data(cls, net: Callable[..., Tensor], schedule: Schedule, event: tuple[int, ...], **how: Any) -> Denoiser:
         """From a network that predicts x_0; see `wrapping`."""
-        return cls.wrapping("data", net, schedule, event, **given)
+        return cls.wrapping("data", net, schedule, event, **how)
 
     @classmethod
     def from_velocity(
-        cls, net: Callable[..., Tensor], schedule: Schedule, event: tuple[int, ...], **given: Any
+        cls, net: Callable[..., Tensor], schedule: Schedule, event: tuple[int, ...], **how: Any
     ) -> Denoiser:
         """From a network that predicts v = alpha eps - sigma x_0 (Salimans, Ho, ICLR 2022); see `wrapping`."""
-        return cls.wrapping("velocity", net, schedule, event, **given)
+        return cls.wrapping("velocity", net, schedule, event, **how)
 
     @classmethod
-    def from_score(
-        cls, net: Callable[..., Tensor], schedule: Schedule, event: tuple[int, ...], **given: Any
-    ) -> Denoiser:
+    def from_score(cls, net: Callable[..., Tensor], schedule: Schedule, event: tuple[int, ...], **how: Any) -> Denoiser:
         """From a network that predicts the score; see `wrapping`."""
-        return cls.wrapping("score", net, schedule, event, **given)
+        return cls.wrapping("score", net, schedule, event, **how)
 
     @classmethod
-    def from_flow(cls, net: Callable[..., Tensor], schedule: Schedule, event: tuple[int, ...], **given: Any) -> Denoiser:
+    def from_flow(cls, net: Callable[..., Tensor], schedule: Schedule, event: tuple[int, ...], **how: Any) -> Denoiser:
         """From a network that predicts dx/dt of the probability flow, alpha' x_0 + sigma' eps; see `wrapping`."""
-        return cls.wrapping("flow", net, schedule, event, **given)
+        return cls.wrapping("flow", net, schedule, event, **how)
 
     def __call__(self, x: Pictures, t: float, label: Label = None) -> Pictures:
         """The prediction of x_0.
@@ -146,7 +144,7 @@ class Denoiser:
             return _fitting(self.predict(x, t, self._labels(x, label)), x)
 
     def guided(self, label: Label, weight: float, threshold: float | None = None) -> Denoiser:
-        """Classifier-free guidance, D_u + weight (D_c - D_u): 0 is unconditional, 1 conditional, more leans on the class.
+        """Classifier-free guidance, D_u + weight (D_c - D_u): 0 is unconditional, 1 conditional.
 
         Args:
             label: class of all pictures, or of each of a batch that is then always of this length.
@@ -159,7 +157,7 @@ class Denoiser:
         Source: Ho, Salimans, "Classifier-free diffusion guidance", 2022 (w here is their 1 + w).
         """
         if self.conditional is None or label is None:
-            raise ValueError("guidance needs a class and a model with labels" + (", this one has none" * (label is not None)))
+            raise ValueError(f"guidance needs a model with classes and a label; got {self.conditional} and {label}")
         self._labels(torch.zeros(1 if isinstance(label, int) else len(label)), label)
 
         def predict(x: Tensor, t: float, _: Tensor | None) -> Tensor:
@@ -189,9 +187,9 @@ class Denoiser:
 
         return Denoiser(self.schedule, predict, self.event, conditional=self.conditional, passes=self.passes)
 
-    def sde(self) -> LinearSDE:
-        """The dynamics that an integrator takes."""
-        return LinearSDE(self.schedule, self)
+    def sde(self, stores: Literal["data", "noise"] = "data") -> LinearSDE:
+        """The dynamics that an integrator takes; `stores` is what its evaluations are."""
+        return LinearSDE(self.schedule, self, stores)
 
     def _labels(self, x: Tensor, label: Label) -> Tensor | None:
         """One label a picture, checked."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from molsamp.engine.mixtures import GaussianMixture
@@ -17,7 +17,7 @@ def ideal(
     data: Float[Tensor, "K *event"],
     schedule: Schedule,
     width: float = 0.1,
-    labels: Int[Tensor, " K"] | None = None,
+    labels: Tensor | None = None,
 ) -> Denoiser:
     """The exact denoiser of sum_k N(m_k, width^2 I) / K, a Gaussian about every picture m_k of a data set.
 
@@ -30,7 +30,7 @@ def ideal(
         data: m_k.
         schedule: alpha and sigma.
         width: standard deviation of a pixel about its picture; below 0.05 the flow is stiff near the data.
-        labels: class of every picture; the model is then conditional, and the sum is over the pictures of the class.
+        labels: class of every picture, (K,) int64; the model is then conditional, its sum over pictures of the class.
 
     Raises:
         ValueError: for a width that is not positive, no pictures, or as many labels as there are no pictures.
@@ -39,37 +39,44 @@ def ideal(
         raise ValueError(f"the width of the pictures is {width}, it must be positive")
     if not len(data) or (labels is not None and len(labels) != len(data)):
         raise ValueError(f"{len(data)} pictures with {None if labels is None else len(labels)} labels make no model")
-    m = data.flatten(1).double()
-    centre = m.mean(0)  # distances do not change, their rounding does
-    m = m - centre
-    half_norms = 0.5 * m.square().sum(1)
     classes = None if labels is None else int(labels.max()) + 1
-    copies: dict[tuple, list[Tensor | None]] = {}
-
-    def on(x: Tensor) -> list[Tensor | None]:
-        """The constants where x is, the means also in its dtype."""
-        key = (x.device, x.dtype)
-        if key not in copies:
-            kept = [a if a is None else a.to(x.device) for a in (m, half_norms, centre, labels)]
-            copies[key] = [*kept, data.flatten(1).to(x)]
-        return copies[key]
+    kept = _Pictures(data.flatten(1), torch.zeros(len(data)) if labels is None else labels)
 
     def predict(x: Tensor, t: float, label: Tensor | None) -> Tensor:
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         c = alpha**2 * width**2 + sigma**2
-        m, half_norms, centre, labels, pictures = on(x)
+        m, half_norms, centre, pictures, of = kept.on(x)
         flat, means = x.flatten(1), []
         rows = max(1, CHUNK // len(m))
         for a in range(0, len(x), rows):
             some = slice(a, a + rows)
             log_r = (alpha / c) * ((flat[some].double() - alpha * centre) @ m.T - alpha * half_norms)
             if label is not None:
-                log_r = log_r.masked_fill(labels != label[some, None], -torch.inf)
+                log_r = log_r.masked_fill(of != label[some, None], -torch.inf)
             means.append(torch.softmax(log_r, 1).to(x) @ pictures)
         mean = torch.cat(means) if means else flat
         return ((alpha * width**2 / c) * flat + (sigma**2 / c) * mean).view_as(x)
 
     return Denoiser(schedule, predict, tuple(data.shape[1:]), conditional=classes)
+
+
+class _Pictures:
+    """A data set (K, d) and its labels, with what the exponents need, where and as the pictures to denoise are."""
+
+    def __init__(self, data: Tensor, labels: Tensor):
+        self.data, self.labels = data, labels
+        self.centre = data.double().mean(0)  # distances from it are the same, their rounding is not
+        self.m = data.double() - self.centre
+        self.half_norms = 0.5 * self.m.square().sum(1)
+        self.copies: dict[tuple[torch.device, torch.dtype], tuple[Tensor, ...]] = {}
+
+    def on(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(m, |m|^2 / 2, centre) in float64, pictures in the dtype of x, labels."""
+        key = (x.device, x.dtype)
+        if key not in self.copies:
+            exact = (self.m.to(x.device), self.half_norms.to(x.device), self.centre.to(x.device))
+            self.copies[key] = (*exact, self.data.to(x), self.labels.to(x.device))
+        return self.copies[key]
 
 
 def mixture(gaussians: GaussianMixture, schedule: Schedule, event: tuple[int, ...]) -> Denoiser:

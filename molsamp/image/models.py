@@ -1,4 +1,4 @@
-"""Models by name: the two trained ones that are shipped, ideal denoisers of data sets, and files of weights.
+"""Models of pictures by name: two trained ones that are shipped, ideal denoisers of data sets, and files of weights.
 
 A file is safetensors: the weights in half precision, and in its metadata, under "molsamp", a JSON object with the
 architecture and the notes of the training (seed, command, settings, held-out score).
@@ -6,19 +6,28 @@ architecture and the notes of the training (seed, command, settings, held-out sc
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from molsamp.engine.noise import Noise
-from molsamp.image.networks import make
+from molsamp.engine.schedules import VP, Schedule
+from molsamp.image import data
+from molsamp.image.denoiser import Denoiser
+from molsamp.image.ideal import ideal
+from molsamp.image.networks import Classifier, Edit, make
 
 WEIGHTS = Path(__file__).parent / "weights"
 KEY = "molsamp"
+SETS = {"digits": data.digits, "mnist": data.mnist}
+NAMES = (*SETS, *(f"ideal:{name}" for name in SETS))
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,67 @@ class Model:
     architecture: dict[str, Any]
     notes: dict[str, Any] = field(default_factory=dict)
 
+    def denoiser(self, schedule: Schedule | None = None, edit: Callable[[float], Edit] | None = None) -> Denoiser:
+        """The network as a denoiser of any schedule: it answers D(x / alpha, sigma / alpha), in the dtype of x.
+
+        Args:
+            schedule: VP unless given.
+            edit: t -> what is changed in a U-Net at that time; nothing unless given.
+        """
+        clock = VP() if schedule is None else schedule
+
+        @cache
+        def network(device: torch.device, dtype: torch.dtype) -> nn.Module:
+            return copy.deepcopy(self.net).to(device, dtype)
+
+        def predict(x: Tensor, t: float, label: Tensor | None) -> Tensor:
+            alpha = clock.alpha(t)
+            s = x.new_full((len(x),), clock.sigma(t) / alpha)
+            return network(x.device, x.dtype)(x / alpha, s, label, *(() if edit is None else (edit(t),)))
+
+        shape = tuple(self.architecture["event"])
+        return Denoiser(clock, predict, shape, conditional=self.architecture["classes"])
+
+
+def load(source: str | Path, schedule: Schedule | None = None) -> Denoiser:
+    """A model by name.
+
+    Args:
+        source: "digits" or "mnist", trained networks; "ideal:digits" or "ideal:mnist", the exact denoisers of these
+            pictures; or a file of weights that `molsamp.image.train` made.
+        schedule: VP unless given.
+
+    Raises:
+        ValueError: for an unknown name, a file as in `read`, or a data set whose package is missing.
+    """
+    kind, _, name = str(source).partition(":")
+    if kind == "ideal" and name in SETS:
+        images = SETS[name]()
+        return ideal(images.x, VP() if schedule is None else schedule, labels=images.label)
+    return network(source).denoiser(schedule)
+
+
+def network(source: str | Path) -> Model:
+    """The network behind "digits", "mnist" or a file of weights.
+
+    Raises:
+        ValueError: as `load`, and for a file that holds a classifier.
+    """
+    file = WEIGHTS / f"{source}.safetensors" if str(source) in SETS else Path(source)
+    if str(source) not in SETS and not file.exists():
+        raise ValueError(f"model {str(source)!r} is unknown, allowed are {', '.join(NAMES)} or a file of weights")
+    model = read(file)
+    if isinstance(model.net, Classifier):
+        raise ValueError(f"{file} holds a classifier, not a denoiser")
+    return model
+
+
+def features(name: Literal["digits", "mnist"]) -> Callable[[Tensor], Tensor]:
+    """The last hidden layer, 32 wide, of the classifier of a data set that is shipped: a feature space for scoring."""
+    net = read(WEIGHTS / f"{name}-features.safetensors").net
+    assert isinstance(net, Classifier)
+    return lambda x: net.features(x.float())
+
 
 def save(model: Model, file: Path) -> None:
     """Write the weights of a model in half precision with its description."""
@@ -49,7 +119,7 @@ def read(file: Path) -> Model:
 
     Raises:
         ValueError: if the file is missing, is not safetensors (a pickle, for one), says nothing of an architecture, or
-            holds weights of another shape.
+            holds weights of another shape or an architecture that is not ours.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -65,14 +135,14 @@ def read(file: Path) -> Model:
         architecture, notes = description["architecture"], description["notes"]
     except (KeyError, TypeError, json.JSONDecodeError):
         raise ValueError(f"{file} has no architecture in its metadata; molsamp.image.models.save writes it") from None
-    net = make(architecture, Noise(0))
-    _check(file, {k: tuple(v.shape) for k, v in net.state_dict().items()}, {k: tuple(v.shape) for k, v in weights.items()})
-    net.load_state_dict(weights)
-    return Model(net.eval().requires_grad_(False), architecture, notes)
-
-
-def _check(file: Path, wanted: dict[str, tuple[int, ...]], got: dict[str, tuple[int, ...]]) -> None:
-    """The first weight that is missing, unknown or of another shape, in one line."""
+    try:
+        net = make(architecture, Noise(0))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{file}: {error}") from None
+    wanted, got = ({k: tuple(v.shape) for k, v in d.items()} for d in (net.state_dict(), weights))
     for name in (*wanted, *got):
         if wanted.get(name) != got.get(name):
-            raise ValueError(f"{file}: weight {name} is {got.get(name, 'missing')}, allowed is {wanted.get(name, 'none')}")
+            told = f"is {got.get(name, 'missing')}, allowed is {wanted.get(name, 'none')}"
+            raise ValueError(f"{file}: the shape of weight {name} {told}")
+    net.load_state_dict(weights)
+    return Model(net.eval().requires_grad_(False), architecture, notes)

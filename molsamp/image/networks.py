@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from itertools import pairwise
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -24,6 +24,18 @@ LOWEST, HIGHEST = 0.005, 200.0  # noise levels that the features tell apart; VP 
 GROUPS = 8  # channels are normalised in so many groups
 
 Pictures = Float[Tensor, "n C H W"]
+
+
+class Edit(NamedTuple):
+    """What may be changed in a trained U-Net while it samples.
+
+    Args:
+        skip_scale: a factor on every skip connection, deepest first (Skip-Tuning); all 1 if None.
+        without: indices of residual blocks that are left out, only their shortcut being kept (AutoDiffusion).
+    """
+
+    skip_scale: Sequence[float] | None = None
+    without: Collection[int] = ()
 
 
 class Conditioning(nn.Module):
@@ -138,18 +150,14 @@ class UNet(nn.Module):
         s: Float[Tensor, " n"],
         f: Tensor,
         label: Int[Tensor, " n"] | None = None,
-        skip_scale: Sequence[float] | None = None,
-        without: Collection[int] = (),
+        edit: Edit = Edit(),
     ) -> Pictures:
         """F, the shape of x.
 
-        Args:
-            skip_scale: a factor on every skip connection, deepest first (Skip-Tuning); all 1 unless given.
-            without: indices of residual blocks that are left out, only their shortcut being kept.
-
         Raises:
-            ValueError: if the number of factors is not `skips`, or an index is not in 0 .. `blocks` - 1.
+            ValueError: if the edit has not `skips` factors, or leaves out a block that is not in 0 .. `blocks` - 1.
         """
+        skip_scale, without = edit
         rho = [1.0] * self.skips if skip_scale is None else list(skip_scale)
         if len(rho) != self.skips:
             raise ValueError(f"skip_scale has {len(rho)} factors, the network has {self.skips} skip connections")
@@ -202,7 +210,7 @@ class Classifier(nn.Module):
         noise: keys of the initial weights.
     """
 
-    def __init__(self, event: Sequence[int], classes: int, widths: tuple[int, int, int], noise: Noise):
+    def __init__(self, event: Sequence[int], classes: int, widths: Sequence[int], noise: Noise):
         super().__init__()
         channels, height, width = event
         a, b, features = widths

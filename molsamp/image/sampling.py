@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,7 @@ from molsamp.image.solvers import Frame
 from molsamp.image.solvers import solver as named
 
 
+@runtime_checkable
 class Model(Protocol):
     """What is sampled: a data prediction with its schedule and the shape of one image."""
 

@@ -14,13 +14,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from molsamp.engine.estimates import Estimate, mean
+from molsamp.engine.estimates import Estimate, mean, wilson
 from molsamp.engine.noise import Noise
 from molsamp.image import data
 from molsamp.image.models import WEIGHTS, Model, save
@@ -59,15 +59,11 @@ class Settings:
     broad: float = 0.2
 
 
-class Data(Protocol):
-    def __call__(self) -> data.Images: ...
-
-
 @dataclass(frozen=True)
 class Recipe:
     """A data set, the architecture for it less what the data tells, and the settings."""
 
-    data: Data
+    images: Callable[..., data.Images]
     architecture: dict[str, Any]
     settings: Settings
 
@@ -92,7 +88,8 @@ def train(name: str, seed: int = 0, say: Callable[[str], None] = print) -> Model
         The model; its `notes` hold the seed, the settings and the held-out score with its 95 % interval.
     """
     recipe, noise = RECIPES[name], Noise(seed).child(name)
-    return train_on(recipe.data(), recipe.architecture, recipe.settings, noise, say, seed=seed, command=_command(name, seed))
+    notes = {"seed": seed, "command": f"python -m molsamp.image.train {name} --seed {seed}"}
+    return train_on(recipe.images(), recipe.architecture, recipe.settings, noise, say, **notes)
 
 
 def train_on(
@@ -119,9 +116,9 @@ def train_on(
     if architecture["kind"] != "classifier":
         whole["size"] = round(float(kept.x.std()), 3)
     net = make(whole, noise.child("weights"))
-    loss = _classify if isinstance(net, Classifier) else _denoise
+    loss = partial(_classify, net) if isinstance(net, Classifier) else partial(_denoise, net, classes)
     score = partial(_score, out=out, settings=settings, noise=noise.child("held out"))
-    average = _descend(net, partial(loss, net, classes), kept, settings, noise.child("batches"), score, say)
+    average = _descend(net, loss, kept, settings, noise.child("batches"), score, say)
     net.load_state_dict({k: v.half().float() for k, v in average.state_dict().items()})  # what the file will hold
     held_out = score(net)
     notes |= {"settings": asdict(settings), "held_out": held_out.as_dict(), "parameters": count(net)}
@@ -192,7 +189,7 @@ def _denoise(net: Preconditioned, classes: int, batch: dict[str, Tensor]) -> Ten
     return net.loss(noisy, s, x, None, torch.where(label < 0, classes, label))
 
 
-def _classify(net: Classifier, classes: int, batch: dict[str, Tensor]) -> Tensor:
+def _classify(net: Classifier, batch: dict[str, Tensor]) -> Tensor:
     """Cross entropy of the class of a picture with a little noise, at most the tenth part of its range."""
     noisy = batch["x"] + (0.2 * batch["s"].clamp(max=1.0)).view(-1, 1, 1, 1) * batch["z"]
     return nn.functional.cross_entropy(net(noisy), batch["class"])
@@ -202,7 +199,7 @@ def _classify(net: Classifier, classes: int, batch: dict[str, Tensor]) -> Tensor
 def _score(net: nn.Module, out: data.Images, settings: Settings, noise: Noise) -> Estimate:
     """Loss of a denoiser at 16 shares of the law of s, or accuracy of a classifier, on pictures not trained on."""
     if isinstance(net, Classifier):
-        return mean((net(out.x).argmax(1) == out.label).double())
+        return wilson(int((net(out.x).argmax(1) == out.label).sum()), len(out.x))
     assert isinstance(net, Preconditioned)
     ids, each = torch.arange(len(out.x)), []
     for k, s in enumerate(_levels(torch.full((16,), 0.5), settings)):
@@ -213,10 +210,6 @@ def _score(net: nn.Module, out: data.Images, settings: Settings, noise: Noise) -
         miss = (net(noisy, levels, out.label) - out.x) / unit
         each.append(miss.square().flatten(1).mean(1))
     return mean(torch.stack(each).mean(0))
-
-
-def _command(name: str, seed: int) -> str:
-    return f"python -m molsamp.image.train {name} --seed {seed}"
 
 
 def main() -> None:

@@ -1,0 +1,152 @@
+"""At few network calls, how far is the best solver here from the model's own fine trajectory, and how far diffusers'?
+
+On each model and for each number of calls every solver here, on every grid, and every scheduler of diffusers with its
+variants is tried on 128 noises; the best of either side is then scored on 3 times 256 others:
+
+    ratio = RMSE(ours) / RMSE(theirs), pooled over noises, its 95 % interval by bootstrap over noises (paired)
+
+DC-Solver is among ours, its ratios searched on 10 noises of its own. "grid" says how much is the grid's doing: it is
+the same ratio against diffusers' DPM-Solver++ on the nodes of our quadratic grid, which its users would have to give.
+
+Results: benchmarks/results/image_best.json. The script can be stopped and started again.
+
+    python benchmarks/image_best.py [--models digits,mnist] [--calls 5,6,8,10] [--table]
+"""
+
+from __future__ import annotations
+
+import argparse
+from itertools import product
+
+import pictures
+import torch
+from interleaved import ROOT, Results, code_version
+from torch import Tensor
+
+from molsamp.engine import Noise, time_grid
+from molsamp.image.compensation import compensated, search
+from molsamp.image.solvers import SOLVERS
+
+RESULTS = ROOT / "benchmarks" / "results" / "image_best.json"
+EXERCISED = ("solvers", "sampling", "compensation", "denoiser", "ideal", "networks")
+CODE = ("molsamp/engine", *(f"molsamp/image/{name}.py" for name in EXERCISED), "benchmarks/pictures.py")
+MODELS = ("gaussians", "ideal:digits", "ideal:mnist", "digits", "digits, guided", "mnist", "mnist, guided")
+GRIDS = ("uniform", "quadratic", "log-snr", "karras")
+CHOOSING, SCORING, SEEDS, SEARCHED = 128, 256, (1, 2, 3), 10
+BOOTSTRAP = 2000
+
+
+def candidates(calls: int) -> list[tuple[str, str]]:
+    """Deterministic solvers on grids; DC-Solver of two orders beside them."""
+    known = [
+        k for k, s in SOLVERS.items() if s.least <= calls and k not in ("ddpm", "edm", "sde-dpm++1", "sde-dpm++2m")
+    ]
+    return [*product(known, GRIDS), *product(("dc-2", "dc-3"), GRIDS)]
+
+
+def run(model: str, solver: str, grid: str, calls: int, start: Tensor) -> Tensor:
+    """Last x of a candidate."""
+    if not solver.startswith("dc-"):
+        return pictures.ours(model, solver, calls, grid, start)
+    times, order = time_grid(grid, pictures.S, calls, pictures.START, pictures.END), int(solver[3:])
+    key = model, solver, grid, calls
+    if key not in _ratios:
+        found = search(pictures.model(model), calls, noise=Noise(77), n=SEARCHED, order=order, grid=times)
+        _ratios[key] = found.ratios
+    return pictures.ours(model, compensated(times, _ratios[key], order), calls, grid, start)
+
+
+_ratios: dict[tuple[str, str, str, int], tuple[float, ...]] = {}
+
+
+def measure(model: str, calls: int) -> dict:
+    """The choice and the score."""
+    start = pictures.starts(model, 100, CHOOSING)
+    exact = pictures.truth(model, start)
+    mine = {
+        (solver, grid): float(pictures.errors(run(model, solver, grid, calls, start), exact.small).mean().sqrt())
+        for solver, grid in candidates(calls)
+    }
+    their = {}
+    for name in pictures.schedulers():
+        if (found := pictures.theirs(model, name, calls, start)) is not None:
+            x, small = found
+            their[name] = float(pictures.errors(x, exact.small if small else exact.zero).mean().sqrt())
+    best = min(mine, key=mine.get)
+    own = {k: v for k, v in their.items() if "our grid" not in k}
+    foreign = {k: v for k, v in their.items() if "our grid" in k}
+    rival, helped = min(own, key=own.get), min(foreign, key=foreign.get)
+    scores = {name: [] for name in ("ours", "theirs", "on our grid", "unipc-2", "dc-2")}
+    for seed in SEEDS:
+        start = pictures.starts(model, seed, SCORING)
+        exact = pictures.truth(model, start)
+        scores["ours"].append(pictures.errors(run(model, *best, calls, start), exact.small))
+        for word, name in (("theirs", rival), ("on our grid", helped)):
+            x, small = pictures.theirs(model, name, calls, start)
+            scores[word].append(pictures.errors(x, exact.small if small else exact.zero))
+        for name in ("unipc-2", "dc-2"):
+            scores[name].append(pictures.errors(run(model, name, "uniform", calls, start), exact.small))
+    pooled = {name: torch.cat(parts) for name, parts in scores.items()}
+    return {
+        "ours": {"solver": best[0], "grid": best[1]},
+        "theirs": rival,
+        "on our grid": helped,
+        "rmse": {name: float(e.mean().sqrt()) for name, e in pooled.items()},
+        "rmse by seed": {name: [float(e.mean().sqrt()) for e in parts] for name, parts in scores.items()},
+        "ratio": ratio(pooled["ours"], pooled["theirs"]),
+        "ratio on our grid": ratio(pooled["ours"], pooled["on our grid"]),
+        "dc-2 over unipc-2": ratio(pooled["dc-2"], pooled["unipc-2"]),
+        "choosing": {
+            "ours": dict(sorted(((f"{s} {g}", e) for (s, g), e in mine.items()), key=lambda a: a[1])[:8]),
+            "theirs": dict(sorted(their.items(), key=lambda a: a[1])[:8]),
+        },
+    }
+
+
+def ratio(a: Tensor, b: Tensor) -> dict[str, float]:
+    """RMSE of a over that of b, with its interval."""
+    draws = torch.randint(len(a), (BOOTSTRAP, len(a)), generator=torch.Generator().manual_seed(0))
+    values = (a[draws].mean(1) / b[draws].mean(1)).sqrt()
+    low, high = torch.quantile(values, torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
+    return {"value": float((a.mean() / b.mean()).sqrt()), "low": low, "high": high}
+
+
+def table(entries: list[dict]) -> str:
+    """A line a model and number of calls."""
+    lines = [
+        f"{'model':15} {'calls':>5} {'ours':>24} {'RMSE':>7} {'theirs':>26} {'RMSE':>7} {'ratio':>20} "
+        f"{'grid':>20} {'dc-2 / unipc-2':>20}"
+    ]
+    for e in sorted(entries, key=lambda e: (MODELS.index(e["model"]), e["calls"])):
+        shown = [_interval(e[k]) for k in ("ratio", "ratio on our grid", "dc-2 over unipc-2")]
+        name = f"{e['ours']['solver']} {e['ours']['grid']}"
+        lines.append(
+            f"{e['model']:15} {e['calls']:5} {name:>24} {e['rmse']['ours']:7.4f} {e['theirs']:>26} "
+            f"{e['rmse']['theirs']:7.4f} {shown[0]:>20} {shown[1]:>20} {shown[2]:>20}"
+        )
+    return "\n".join(lines)
+
+
+def _interval(r: dict[str, float]) -> str:
+    return f"{r['value']:.2f} [{r['low']:.2f}, {r['high']:.2f}]"
+
+
+def main() -> None:
+    """Measure what is missing, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", default=";".join(MODELS), help="parted by ;")
+    parser.add_argument("--calls", default="5,6,8,10")
+    parser.add_argument("--table", action="store_true", help="measure nothing")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    results, code = Results(RESULTS, ("model", "calls")), code_version(*CODE)
+    asked = product(args.models.split(";"), map(int, args.calls.split(",")))
+    for model, calls in [] if args.table else asked:
+        if not results.has(code, model=model, calls=calls):
+            results.add(code, model=model, calls=calls, seeds=list(SEEDS), noises=SCORING, **measure(model, calls))
+            print(table([results.entries[-1]]), flush=True)
+    print(table(results.newest()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""With which order do the solvers converge, on which grid?
+
+RMSE to the exact flow of a mixture of three Gaussians in the plane, 64 noises, float64, smooth VP schedule, no lower
+order at the end; the slope is that between 320 and 640 network calls. "expected" is the order the method has on a
+smooth grid: of the published 3M 2, of iPNDM 2 whatever its weights say, of UniPC-p p + 1. Even steps in t change the
+log-SNR by ever more towards the data, so that grid has no asymptotic slope at such sizes, and is shown without verdict.
+
+    python benchmarks/image_orders.py
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from interleaved import ROOT, Results, code_version
+
+from molsamp.engine import VP, Exponential, GaussianMixture, Noise, time_grid
+from molsamp.image.sampling import sample
+from molsamp.image.solvers import SOLVERS
+
+RESULTS = ROOT / "benchmarks" / "results" / "image_orders.json"
+CODE = ("molsamp/engine", "molsamp/image/solvers.py", "molsamp/image/sampling.py", "benchmarks/image_orders.py")
+CALLS = (20, 320, 640)
+GRIDS = ("log-snr", "karras", "uniform")
+STOCHASTIC = ("ddpm", "edm", "sde-dpm++1", "sde-dpm++2m")
+WITHIN = 0.15
+
+
+class Mixture:
+    """The model."""
+
+    schedule, event = VP(), (2,)
+
+    def __init__(self):
+        A = torch.tensor([[[0.5, 0.0], [0.2, 0.3]], [[0.3, 0.0], [-0.1, 0.4]], [[0.4, 0.0], [0.0, 0.4]]])
+        means = torch.tensor([[1.5, 0.0], [-1.0, 1.0], [0.0, -1.5]])
+        self.law = GaussianMixture(means, A @ A.transpose(1, 2), torch.tensor([0.5, 0.3, 0.2]))
+
+    def __call__(self, x, t):
+        return self.law.denoise(self.schedule, x, t)
+
+
+def errors(name: str, grid: str, exact: torch.Tensor) -> list[float]:
+    """RMSE at each number of calls."""
+    model, found = Mixture(), []
+    for calls in CALLS:
+        integrator, intervals = SOLVERS[name].plan(calls)
+        solver = replace(integrator, short=0) if isinstance(integrator, Exponential) else name
+        times = time_grid(grid, model.schedule, intervals)
+        x = sample(model, solver, calls, 64, noise=Noise(11), grid=times, dtype=torch.float64).final.x
+        found.append(float((x - exact).square().mean().sqrt()))
+    return found
+
+
+def main() -> None:
+    """The table."""
+    torch.set_num_threads(1)
+    model, results, code = Mixture(), Results(RESULTS, ("solver", "grid")), code_version(*CODE)
+    fine = Exponential(3, corrects=3, rule="exact", short=0)
+    exact = sample(model, fine, 3000, 64, noise=Noise(11), grid="log-snr", dtype=torch.float64).final.x
+    print(f"{'solver':16} {'expected':>8} " + " ".join(f"{g + ': slope, RMSE at 20':>28}" for g in GRIDS))
+    for name, solver in SOLVERS.items():
+        if name in STOCHASTIC or name == "unipc":
+            continue
+        cells = []
+        for grid in GRIDS:
+            if not results.has(code, solver=name, grid=grid):
+                e = errors(name, grid, exact)
+                slope = math.log2(e[1] / e[2])
+                results.add(code, solver=name, grid=grid, expected=solver.converges, slope=slope, rmse=e)
+            e = next(r for r in results.newest() if (r["solver"], r["grid"]) == (name, grid))
+            off = abs(e["slope"] - solver.converges) > WITHIN and grid != "uniform"
+            cells.append(f"{e['slope']:.2f}{' !' if off else '  '} {e['rmse'][0]:8.1e}".rjust(28))
+        print(f"{name:16} {solver.converges:8} " + " ".join(cells), flush=True)
+
+
+if __name__ == "__main__":
+    main()
