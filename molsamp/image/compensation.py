@@ -26,7 +26,6 @@ from torch import Tensor
 
 from molsamp.engine.dynamics import Dynamics
 from molsamp.engine.exponential import ALWAYS, Exponential, Rule
-from molsamp.engine.grids import Kind
 from molsamp.engine.integrators import Mix, Row, step
 from molsamp.engine.noise import Noise
 from molsamp.engine.state import Memory, Particles
@@ -88,7 +87,7 @@ def search(
     n: int = 10,
     order: int = 2,
     rule: Rule = "midpoint",
-    grid: Kind | Sequence[float] | None = None,
+    grid: str | Sequence[float] | None = None,
     fine: int = 20,
     dtype: torch.dtype = torch.float32,
 ) -> Searched:

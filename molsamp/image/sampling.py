@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from molsamp.engine.dynamics import Dynamics, LinearSDE, flow
-from molsamp.engine.grids import Kind, time_grid
+from molsamp.engine.grids import time_grid
 from molsamp.engine.integrators import Integrator
 from molsamp.engine.noise import Noise
 from molsamp.engine.rollout import rollout
@@ -37,7 +37,7 @@ def sample(
     n: int = 16,
     *,
     noise: Noise,
-    grid: Kind | Sequence[float] | None = None,
+    grid: str | Sequence[float] | None = None,
     start: Float[Tensor, "n *event"] | None = None,
     dtype: torch.dtype = torch.float32,
     save: Literal["all", "last"] | int = "last",
@@ -88,7 +88,7 @@ def plan(solver: str | Integrator, steps: int) -> tuple[Integrator, int, Frame]:
     return integrator, intervals, found.frame
 
 
-def grid_of(schedule: Schedule, grid: Kind | Sequence[float] | None, intervals: int) -> list[float]:
+def grid_of(schedule: Schedule, grid: str | Sequence[float] | None, intervals: int) -> list[float]:
     """Times by kind or as given.
 
     Raises:
