@@ -22,15 +22,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil, sqrt
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from molsamp.engine.dynamics import Dynamics
-from molsamp.engine.grids import Kind
 from molsamp.engine.integrators import Integrator, Table
 from molsamp.engine.noise import Noise
 from molsamp.engine.rollout import rollout
@@ -39,7 +39,6 @@ from molsamp.engine.state import Memory, Particles, Status
 from molsamp.image.sampling import Model, dynamics, grid_of, plan
 from molsamp.image.solvers import Frame
 
-Mode = Literal["full", "checkpoint", "adjoint"]
 Loss = Callable[[Tensor], Tensor]
 
 
@@ -64,8 +63,8 @@ def gradient(
     solver: str | Integrator = "ddim",
     steps: int = 20,
     noise: Noise,
-    grid: Kind | Sequence[float] | None = None,
-    mode: Mode = "checkpoint",
+    grid: str | Sequence[float] | None = None,
+    mode: str = "checkpoint",
 ) -> Gradient:
     """The gradient of sum loss(x_0) for the samples x_0 that `sample` makes from `start` with the same arguments.
 
@@ -75,7 +74,7 @@ def gradient(
         start: x at the first time.
         wrt: tensors that the model's prediction depends on and that ask for gradients: parameters, a condition.
         solver, steps, noise, grid: as for `sample`; noise is drawn again in the same way where rows run twice.
-        mode: see the module; "adjoint" costs as many calls again and is for solvers that draw no noise.
+        mode: "full", "checkpoint" or "adjoint", see the module; "adjoint" costs as many calls again and is for solvers that draw no noise.
 
     Raises:
         ValueError: an unknown mode, a loss that is not one number a sample, a tensor of `wrt` that asks for no gradient,
@@ -83,15 +82,15 @@ def gradient(
 
     Source: Pan et al., "AdjointDPM", ICLR 2024, eq. 7 to 12.
     """
-    if mode not in get_args(Mode):
-        raise ValueError(f"mode {mode!r} is unknown, allowed are {', '.join(get_args(Mode))}")
+    if mode not in (modes := {"full": _full, "checkpoint": _checkpoint, "adjoint": _adjoint}):
+        raise ValueError(f"mode {mode!r} is unknown, allowed are {', '.join(modes)}")
     if not all(w.requires_grad for w in wrt):
         raise ValueError(f"wrt[{[w.requires_grad for w in wrt].index(False)}] asks for no gradient (requires_grad)")
     integrator, intervals, frame = plan(solver, steps)
     times = grid_of(model.schedule, grid, intervals)
     job = _Job(model, frame, integrator, times, noise.child("rows"), loss, tuple(wrt))
     with torch.enable_grad():
-        found = {"full": _full, "checkpoint": _checkpoint, "adjoint": _adjoint}[mode](job, start.detach())
+        found = modes[mode](job, start.detach())
     lost = found.final.status != Status.OK
     if not bool(lost.any()):
         return found
@@ -242,21 +241,24 @@ def _grad(outputs: Sequence[Tensor], inputs: Sequence[Tensor], pulls: Sequence[T
 
 
 class Live(TorchDispatchMode):
-    """Bytes of the tensors made inside this block: those alive now, and the largest number so far (`peak`)."""
+    """Bytes of the tensors made inside this block: `peak` is the largest number that were alive at a time."""
 
     def __init__(self):
         super().__init__()
-        self.peak, self._alive = 0, {}
+        self.peak, self._made, self._alive = 0, 0, {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation and look at what it made."""
+        """Run an operation and look at what it made; those gone are looked for only when there may be a new peak."""
         from torch.multiprocessing.reductions import StorageWeakRef
 
-        before = {a.untyped_storage()._cdata for a in torch.utils._pytree.tree_leaves(args) if isinstance(a, Tensor)}
+        given = {a.untyped_storage()._cdata for a in tree_leaves(args) if isinstance(a, Tensor)}
         out = func(*args, **(kwargs or {}))
-        self._alive = {k: (ref, size) for k, (ref, size) in self._alive.items() if not ref.expired()}
-        for a in torch.utils._pytree.tree_leaves(out):
-            if isinstance(a, Tensor) and (store := a.untyped_storage())._cdata not in before:
+        for a in tree_leaves(out):
+            if isinstance(a, Tensor) and (store := a.untyped_storage())._cdata not in given:
                 self._alive[store._cdata] = (StorageWeakRef(store), store.nbytes())
-        self.peak = max(self.peak, sum(size for _, size in self._alive.values()))
+                self._made += store.nbytes()
+        if self._made > self.peak:
+            self._alive = {k: held for k, held in self._alive.items() if not held[0].expired()}
+            self._made = sum(size for _, size in self._alive.values())
+            self.peak = max(self.peak, self._made)
         return out
