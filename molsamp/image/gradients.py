@@ -179,13 +179,13 @@ def _adjoint(job: _Job, start: Tensor) -> Gradient:
     """Sample, then run alpha (y, a, g), of all samples in one vector, from the end to the start."""
     schedule, times = job.model.schedule, job.times
     if schedule.sigma(times[-1]) == 0.0:
-        raise ValueError(f"the adjoint runs back from the last time, {times[-1]:g}, where no noise is left to run back from")
+        raise ValueError(
+            f"the adjoint runs back from the last time, {times[-1]:g}, where no noise is left to run back from"
+        )
     if any(row.draws for row in job.integrator.rows(job.dyn, times)):
         raise ValueError("the adjoint is that of an ordinary differential equation, but this solver draws noise")
     with torch.no_grad():
-        final = rollout(
-            job.dyn, job.integrator, Particles.at(start), times, noise=job.noise, save="last"
-        ).final
+        final = rollout(job.dyn, job.integrator, Particles.at(start), times, noise=job.noise, save="last").final
     losses, first, wrt = job.at_the_end(final.x)
     beside = _Beside(job.model, job.wrt, tuple(start.shape))
     end, begin = schedule.alpha(times[-1]), schedule.alpha(times[0])

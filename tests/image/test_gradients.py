@@ -61,7 +61,9 @@ class Net(nn.Module):
         return Denoiser(SCHEDULE, predict, (2,))
 
 
-@pytest.mark.parametrize("solver", ["ddim", "dpm++2m", "unipc-3", "heun", "dpm-3", "ipndm", "euler", "sde-dpm++2m", "edm"])
+@pytest.mark.parametrize(
+    "solver", ["ddim", "dpm++2m", "unipc-3", "heun", "dpm-3", "ipndm", "euler", "sde-dpm++2m", "edm"]
+)
 @pytest.mark.parametrize("steps", [7, 12])
 def test_checkpoint_is_autograd(solver, steps):
     """Also across stretches of a multistep scheme's history, with a corrector, and with noise that is drawn again."""
@@ -110,7 +112,11 @@ def test_adjoint_converges_to_the_gradient_of_the_flow(mixture, starts, truth, s
     """Its order is the solver's, to 0.3 (log-SNR grid, intervals doubled once)."""
     given = {"noise": NOISE, "grid": "log-snr"}
     errors = [
-        float((gradient(mixture, smooth, starts, solver=solver, steps=calls * n, mode="adjoint", **given).start - truth).norm())
+        float(
+            (
+                gradient(mixture, smooth, starts, solver=solver, steps=calls * n, mode="adjoint", **given).start - truth
+            ).norm()
+        )
         for n in (intervals, 2 * intervals)
     ]
     assert abs(math.log2(errors[0] / errors[1]) - order) < 0.3, errors
@@ -123,7 +129,8 @@ def test_adjoint_of_parameters_and_condition():
     given = {"noise": NOISE, "grid": "log-snr"}
     truth = gradient(net.denoiser(), smooth, start, wrt, solver="rk4", steps=640, **given)
     coarse, fine = (
-        gradient(net.denoiser(), smooth, start, wrt, solver="heun", steps=2 * n, mode="adjoint", **given) for n in (40, 80)
+        gradient(net.denoiser(), smooth, start, wrt, solver="heun", steps=2 * n, mode="adjoint", **given)
+        for n in (40, 80)
     )
     for a, b, c in zip(coarse.wrt, fine.wrt, truth.wrt, strict=True):
         assert float((b - c).norm() / c.norm()) < 5e-3
