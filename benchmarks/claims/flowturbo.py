@@ -1,9 +1,9 @@
-"""FlowTurbo: the digits network as a velocity on straight lines, its last steps by a refiner of 5 % of its parameters.
+"""FlowTurbo: the digits network as a velocity on straight lines, its last steps by a refiner of 5 % of the size.
 
-The refiner is trained on pictures of the data set, never on the noises that are scored. Figures with R take two calls of the
-refiner a step beside those of the model. The claim holds here by the pseudo corrector: H P^6 alone, at the same calls, is
-nearer still. R is better than the velocity frozen, but a perceptron of 5 % does not know how the velocity of digits turns
-over steps of a tenth of the time; the paper scores FID, to which such an error matters less than it does to RMSE.
+The refiner is trained on pictures of the data set, never on the noises that are scored. Figures with R take two calls of
+the refiner a step beside those of the model. The claim holds here by the pseudo corrector: H P^6 alone, at the same
+calls, is nearer still. R is better than the velocity frozen, but a perceptron of 5 % does not know how the velocity of
+digits turns over steps of a tenth of the time; the paper scores FID, to which that matters less than to RMSE.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from molsamp.image.refiner import Blocks, train, turbo
 from molsamp.learn.networks import count
 
 CLAIM = (
-    "pseudo-corrector steps and three refined ones at the end (H P^6 R^3, 8 calls of the model) come nearer to the flow's "
-    "end than Heun's method with 8 calls (Zhao et al., NeurIPS 2024)"
+    "pseudo-corrector steps and three refined ones at the end (H P^6 R^3, 8 calls of the model) come nearer to the "
+    "flow's end than Heun's method with 8 calls (Zhao et al., NeurIPS 2024)"
 )
 UNIT = "RMSE to the model's own fine trajectory, 256 noises; lower is better"
 NOISES, CALLS = 256, 8

@@ -11,9 +11,9 @@ parameters w obey
 
     da/drho = -alpha a (d eps / dx),      dg/drho = -a (d eps / dw)
 
-(AdjointDPM). All of (y, a, g) move by what multiplies drho, as y alone does in sampling: alpha (y, a, g) is the state of a
-diffusion model on the same schedule whose noise prediction is the right-hand side. So the solver that sampled, run the
-other way, solves the adjoint too.
+(AdjointDPM). All of (y, a, g) move by what multiplies drho, as y alone does in sampling: alpha (y, a, g) is the state
+of a diffusion model on the same schedule whose noise prediction is the right-hand side. So the solver that sampled, run
+the other way, solves the adjoint too.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Loss = Callable[[Tensor], Tensor]
 class Gradient(NamedTuple):
     """Loss of every sample (n,), d(sum of losses)/d start (n, *event) and /d each of `wrt`, and the samples.
 
-    A sample that diverged has no gradient: its row of `start`, and everything in `wrt`, is NaN, which `learn.fit` skips.
+    A sample that diverged has no gradient: its row of `start`, and everything in `wrt`, is NaN: `learn.fit` skips it.
     """
 
     loss: Float[Tensor, " n"]
@@ -74,11 +74,11 @@ def gradient(
         start: x at the first time.
         wrt: tensors that the model's prediction depends on and that ask for gradients: parameters, a condition.
         solver, steps, noise, grid: as for `sample`; noise is drawn again in the same way where rows run twice.
-        mode: "full", "checkpoint" or "adjoint", see the module; "adjoint" costs as many calls again and is for solvers that draw no noise.
+        mode: "full", "checkpoint" or "adjoint", see the module; the last is for solvers that draw no noise.
 
     Raises:
-        ValueError: an unknown mode, a loss that is not one number a sample, a tensor of `wrt` that asks for no gradient,
-            or an adjoint of a solver that draws noise or of a grid that ends without noise.
+        ValueError: an unknown mode, a loss that is not one number a sample, a tensor of `wrt` that asks for no
+            gradient, or an adjoint of a solver that draws noise or of a grid that ends without noise.
 
     Source: Pan et al., "AdjointDPM", ICLR 2024, eq. 7 to 12.
     """
@@ -213,7 +213,7 @@ class _Beside:
         self.model, self.wrt = model, wrt
         self.shapes = [shape, shape, *(tuple(w.shape) for w in wrt)]
         self.sizes = [torch.Size(s).numel() for s in self.shapes]
-        self.event = (sum(self.sizes),)
+        self.event: tuple[int, ...] = (sum(self.sizes),)
 
     def parts(self, X: Tensor) -> list[Tensor]:
         """x, a and every g out of the one vector."""

@@ -7,8 +7,8 @@ Three kinds of block carry x over an interval of h from s to t, all of them Heun
     R   d = v* + r(x, v*, s)   d' = d + r(x + h d, d, t)       none: a small network r corrects the last velocity v*
         x' = x + h (d + d') / 2
 
-H and P are rows on the flow of a model; R is a row on the pair (x, v), which the refiner moves (`Refined`). The first block
-is an H, R blocks come last: the velocity must have settled before it is only corrected.
+H and P are rows on the flow of a model; R is a row on the pair (x, v), which the refiner moves (`Refined`). The first
+block is an H, R blocks come last: the velocity must have settled before it is only corrected.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from molsamp.engine.dynamics import Dynamics, Ito, LinearSDE, flow
-from molsamp.engine.integrators import Evaluate, Line, Row, Table, Verb, require
+from molsamp.engine.integrators import Coefficient, Evaluate, Line, Row, Table, Verb, require
 from molsamp.engine.noise import Noise
 from molsamp.engine.rollout import rollout
 from molsamp.engine.state import Particles
@@ -79,7 +79,7 @@ class Refined:
     refine: Refine
     blocks = ("x",)
 
-    def evaluate(self, t: float, x: Tensor) -> tuple[Tensor, None]:
+    def evaluate(self, t: float, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """(the corrected velocity, twice; no energy)."""
         v = x[..., 1]
         d = v + self.refine(x[..., 0], v, t)
@@ -98,8 +98,9 @@ class Refining:
             return torch.tensor([of_x, of_v], dtype=torch.float64)
 
         table = []
+        keep: dict[str, Coefficient] = {"x": both(1.0, 0.0)}
         for s, t in pairwise(times):
-            h, keep = t - s, {"x": both(1.0, 0.0)}
+            h = t - s
             predicts = Line("x", keep, (both(h, 1.0),))
             corrects = Line("x", keep, (both(0.5 * h, 1.0), both(-0.5 * h, 0.0)))
             table.append(Row(s, t, (Evaluate(s), predicts, Evaluate(t), corrects), history=0))
@@ -222,18 +223,19 @@ def train(
     steps: int = 3000,
     batch: int = 256,
     rate: float = 2e-3,
-    **about: int | float,
+    times: int = 512,
+    reach: float = 0.12,
 ) -> Refiner:
     """A refiner of a model's velocity, the mean of |v + r(x, v, t) - v(x, t)|^2 over `pairs` made small.
 
     Args:
-        model, data, noise: as for `pairs`, whose other settings are `about`.
+        model, data, noise, times, reach: as for `pairs`.
         width: of the hidden layer.
         steps: gradient steps of AdamW; the rate falls to 0 along half a cosine.
         batch: pairs a step.
         rate: largest learning rate.
     """
-    known = pairs(model, data, noise.child("pairs"), **about)
+    known = pairs(model, data, noise.child("pairs"), times, reach=reach)
     refiner = Refiner(data.shape[1:], width, noise.child("weights")).to(data)
     optimiser = torch.optim.AdamW(refiner.parameters(), lr=rate)
     rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
