@@ -1,10 +1,11 @@
 """DPM-OT against the best plain solver of as many calls, on the trained network of the digits.
 
 The targets are the 1617 training digits, noised to sigma / alpha = 1 (the card's setting). Grids and the baseline's
-solver were chosen on `Noise(77)`, which is no scored seed. The paper's measure is a distance to the data, which flatters
-starts made from these data; so there stand beside it the distance to 180 digits held out, how near the samples lie to
-the training digits, and a control: "random target" starts from a noised digit that was drawn instead of transported to.
-It has the same law, so that what the method gains over the solver comes from the stored digits, not from the transport. The distance to the held-out digits does not tell method and baseline apart.
+solver were chosen on `Noise(77)`, which is no scored seed. The paper's measure is a distance to the data, which
+flatters starts made from these data; so there stand beside it the distance to 180 digits held out, which does not tell
+method and baseline apart, how near the samples lie to the training digits, and a control: "random target" starts from
+a noised digit that was drawn instead of transported to. It has the same law, so that what the method gains over the
+solver comes from the stored digits, not from the transport.
 """
 
 from __future__ import annotations
