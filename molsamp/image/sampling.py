@@ -27,7 +27,7 @@ class Model(Protocol):
     schedule: Schedule
     event: tuple[int, ...]
 
-    def __call__(self, x: Tensor, t: float) -> Tensor: ...
+    def __call__(self, x: Tensor, t: float, /) -> Tensor: ...
 
 
 def sample(
