@@ -29,7 +29,7 @@ SMALL = Settings(population=20, mutants=10, crossings=4, parents=6, epochs=8, ra
 
 
 def measure(seed: int) -> dict[str, float]:
-    """About 50 CPU seconds, most of it in the U-Net."""
+    """About 65 CPU seconds, most of it in the U-Net."""
     noise = Noise(seed).child("autodiffusion")
     model, figures = load("digits"), {}
     for solver, names in (("ddim", ("method", "baseline", "best kind of grid")), ("unipc-2", None)):
@@ -52,12 +52,12 @@ def _blocks(noise: Noise) -> dict[str, float]:
 
     leave = [(), *((k,) for k in range(BLOCKS))]
     found = search(
-        told.denoiser(), "ddim", STEPS, noise=noise.child("search"), n=16, size=60, settings=SMALL, edited=edited,
+        told.denoiser(), "ddim", STEPS, noise=noise.child("search"), n=12, size=60, settings=SMALL, edited=edited,
         leave=leave, least=STEPS,
     )  # fmt: skip
     times = found.about["times"]
     everywhere = [edited(lambda t, k=k: Edit(without=(k,))) for k in range(BLOCKS)]
-    chosen = _least([_errors(m, "ddim", [times], noise.child("search"), 16)[0] for m in everywhere])
+    chosen = _least([_errors(m, "ddim", [times], noise.child("search"), 12)[0] for m in everywhere])
     searched = edited(per_step(times, [Edit(without=out) for out in found.about["without"]]))
     models = {"as searched": searched, "the same at every step": everywhere[chosen]}
     return {
