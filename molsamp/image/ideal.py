@@ -18,6 +18,7 @@ def ideal(
     schedule: Schedule,
     width: float = 0.1,
     labels: Tensor | None = None,
+    log_w: Float[Tensor, "n *K"] | None = None,
 ) -> Denoiser:
     """The exact denoiser of sum_k N(m_k, width^2 I) / K, a Gaussian about every picture m_k of a data set.
 
@@ -31,26 +32,35 @@ def ideal(
         schedule: alpha and sigma.
         width: standard deviation of a pixel about its picture; below 0.05 the flow is stiff near the data.
         labels: class of every picture, (K,) int64; the model is then conditional, its sum over pictures of the class.
+        log_w: log weights of the pictures for each particle of a batch that is then always of length n, for example
+            what an observation of each says of them: with `observed_log_w` the model is the exact posterior.
 
     Raises:
-        ValueError: for a width that is not positive, no pictures, or as many labels as there are no pictures.
+        ValueError: for a width that is not positive, no pictures, as many labels as there are no pictures, or weights
+            of another shape.
     """
     if not width > 0.0:
         raise ValueError(f"the width of the pictures is {width}, it must be positive")
     if not len(data) or (labels is not None and len(labels) != len(data)):
         raise ValueError(f"{len(data)} pictures with {None if labels is None else len(labels)} labels make no model")
+    if log_w is not None and (log_w.dim() != 2 or log_w.shape[1] != len(data)):
+        raise ValueError(f"weights of shape {tuple(log_w.shape)} do not fit {len(data)} pictures, allowed is (n, K)")
     classes = None if labels is None else int(labels.max()) + 1
     kept = _Pictures(data.flatten(1), torch.zeros(len(data)) if labels is None else labels)
 
     def predict(x: Tensor, t: float, label: Tensor | None) -> Tensor:
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         c = alpha**2 * width**2 + sigma**2
+        if log_w is not None and len(log_w) != len(x):
+            raise ValueError(f"{len(log_w)} particles have weights, the batch is of {len(x)}")
         m, half_norms, centre, pictures, of = kept.on(x)
         flat, means = x.flatten(1), []
         rows = max(1, CHUNK // len(m))
         for a in range(0, len(x), rows):
             some = slice(a, a + rows)
             log_r = (alpha / c) * ((flat[some].double() - alpha * centre) @ m.T - alpha * half_norms)
+            if log_w is not None:
+                log_r = log_r + log_w[some].to(log_r)
             if label is not None:
                 log_r = log_r.masked_fill(of != label[some, None], -torch.inf)
             means.append(torch.softmax(log_r, 1).to(x) @ pictures)
@@ -58,6 +68,20 @@ def ideal(
         return ((alpha * width**2 / c) * flat + (sigma**2 / c) * mean).view_as(x)
 
     return Denoiser(schedule, predict, tuple(data.shape[1:]), conditional=classes)
+
+
+def observed_log_w(y: Float[Tensor, "n *shape"], of: Float[Tensor, "K *shape"], spread: float) -> Float[Tensor, "n K"]:
+    """log N(y; o_k, spread^2 I) up to a constant: what observations y say of pictures that would be observed as o_k.
+
+    Raises:
+        ValueError: for observations of two shapes, or a spread that is not positive.
+    """
+    if y.shape[1:] != of.shape[1:] or not spread > 0.0:
+        raise ValueError(
+            f"observations of shape {tuple(y.shape[1:])} and {tuple(of.shape[1:])} with spread {spread:g}; the shapes "
+            f"must be the same, the spread positive"
+        )
+    return -0.5 * torch.cdist(y.flatten(1).double(), of.flatten(1).double()).square() / spread**2
 
 
 class _Pictures:

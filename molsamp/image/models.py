@@ -23,10 +23,12 @@ from molsamp.image import data
 from molsamp.image.denoiser import Denoiser
 from molsamp.image.ideal import ideal
 from molsamp.image.networks import Classifier, Edit, make
+from molsamp.schema import nearest
 
 WEIGHTS = Path(__file__).parent / "weights"
 KEY = "molsamp"
 SETS = {"digits": data.digits, "mnist": data.mnist}
+PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin"}
 NAMES = (*SETS, *(f"ideal:{name}" for name in SETS))
 
 
@@ -92,7 +94,9 @@ def network(source: str | Path) -> Model:
     """
     file = WEIGHTS / f"{source}.safetensors" if str(source) in SETS else Path(source)
     if str(source) not in SETS and not file.exists():
-        raise ValueError(f"model {str(source)!r} is unknown, allowed are {', '.join(NAMES)} or a file of weights")
+        raise ValueError(
+            f"model {str(source)!r} is unknown;{nearest(str(source), NAMES)} Allowed: {', '.join(NAMES)}, or a file"
+        )
     model = read(file)
     if isinstance(model.net, Classifier):
         raise ValueError(f"{file} holds a classifier, not a denoiser")
@@ -125,10 +129,15 @@ def read(file: Path) -> Model:
 
     if not file.is_file():
         raise ValueError(f"{file}: there is no such file")
+    pickle = f"{file} is a pickle, which can run any code when it is read; allowed is safetensors"
+    if file.suffix in PICKLES:
+        raise ValueError(pickle)
     try:
         with safe_open(file, framework="pt") as f:
             told, weights = f.metadata() or {}, {name: f.get_tensor(name).float() for name in f.keys()}  # noqa: SIM118
     except SafetensorError as error:
+        if _is_pickle(file):
+            raise ValueError(pickle) from None
         raise ValueError(f"{file} is not a safetensors file, the only form that is read ({error})") from None
     try:
         description = json.loads(told[KEY])
@@ -146,3 +155,10 @@ def read(file: Path) -> Model:
             raise ValueError(f"{file}: the shape of weight {name} {told}")
     net.load_state_dict(weights)
     return Model(net.eval().requires_grad_(False), architecture, notes)
+
+
+def _is_pickle(file: Path) -> bool:
+    """Whether a file that is not safetensors is a checkpoint of torch, a zip or a plain pickle, by its first bytes."""
+    with file.open("rb") as f:
+        first = f.read(4)
+    return first[:1] == b"\x80" or first == b"PK\x03\x04"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from molsamp.engine.dynamics import Dynamics, LinearSDE, flow
@@ -39,6 +39,7 @@ def sample(
     noise: Noise,
     grid: str | Sequence[float] | None = None,
     start: Float[Tensor, "n *event"] | None = None,
+    ids: Int[Tensor, " n"] | None = None,
     dtype: torch.dtype = torch.float32,
     save: Literal["all", "last"] | int = "last",
     each: Callable[[int, Particles, Any], None] | None = None,
@@ -50,10 +51,11 @@ def sample(
         solver: a name of `SOLVERS`, or an integrator of rows of one call on the data prediction (or on what its
             attribute `form` says).
         steps: network calls; solvers of several calls a step take fewer steps.
-        n: images; as many as `start` has, if that is given.
+        n: images; as many as `start` or `ids` has, if one is given.
         noise: keys of the start and of what the solver draws.
         grid: a kind of `time_grid`, or the times themselves, falling; by default "karras" for EDM, else "uniform".
         start: x at the first time; by default noise of its sigma.
+        ids: keys of the images' noise, 0 .. n - 1 unless given; image i is the same in whichever batch it is drawn.
         dtype: of x.
         save: frames of the path that are kept.
         each: observer of every row.
@@ -63,13 +65,20 @@ def sample(
     """
     integrator, intervals, frame = plan(solver, steps)
     times = grid_of(model.schedule, grid, intervals)
+    if ids is None:
+        ids = torch.arange(n if start is None else len(start))
     if start is None:
-        ids = torch.arange(n)
         start = noise.child("start").normal(0, ids, model.event, dtype) * model.schedule.sigma(times[0])
     elif start.shape[1:] != model.event:
         raise ValueError(f"start has images of shape {tuple(start.shape[1:])}, the model takes {tuple(model.event)}")
     return rollout(
-        dynamics(model, frame), integrator, Particles.at(start), times, noise=noise.child("rows"), save=save, each=each
+        dynamics(model, frame),
+        integrator,
+        Particles.at(start, ids=ids),
+        times,
+        noise=noise.child("rows"),
+        save=save,
+        each=each,
     )
 
 
@@ -88,16 +97,22 @@ def plan(solver: str | Integrator, steps: int) -> tuple[Integrator, int, Frame]:
     return integrator, intervals, found.frame
 
 
-def grid_of(schedule: Schedule, grid: str | Sequence[float] | None, intervals: int) -> list[float]:
-    """Times by kind or as given.
+def grid_of(
+    schedule: Schedule, grid: str | Sequence[float] | None, intervals: int, start: float | None = None
+) -> list[float]:
+    """Times by kind, from `start` on, or as given.
 
     Raises:
-        ValueError: another number of times than the solver needs.
+        ValueError: another number of times than the solver needs, or times that begin elsewhere than at `start`.
     """
     if grid is None:
         grid = "karras" if isinstance(schedule, EDM) else "uniform"
     if isinstance(grid, str):
-        return time_grid(grid, schedule, intervals)
+        return time_grid(grid, schedule, intervals, start)
+    if start is not None and grid[0] != start:
+        raise ValueError(
+            f"the grid that was given begins at {grid[0]:g}, not at {start:g}; a kind of grid can be moved"
+        )
     if len(grid) != intervals + 1:
         raise ValueError(f"a grid of {len(grid)} times was given, this solver needs {intervals + 1}")
     return list(grid)

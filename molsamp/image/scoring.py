@@ -2,7 +2,7 @@
 
 Every score has a 95 % interval by the jackknife over pictures. Distances between sets are biased upwards by the number
 of pictures: the interval is about what is expected for sets of this size, so compare equal sizes, and look at what two
-halves of the data score.
+halves of the data score. It is wider than it need be, up to twice, where the two laws are nearly one.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def jackknife(statistic: Callable[[Tensor], float], n: int, groups: int = GROUPS
     Args:
         statistic: indices of the items kept -> value.
         n: items.
-        groups: every `groups`-th item is a group.
+        groups: parts of equal size that the items are dealt to by a fixed shuffle, since sets may be ordered by class.
 
     Raises:
         ValueError: for fewer than two items.
@@ -113,7 +113,8 @@ def jackknife(statistic: Callable[[Tensor], float], n: int, groups: int = GROUPS
     if n < 2:
         raise ValueError(f"an interval needs two pictures or more, got {n}")
     G, every = min(groups, n), torch.arange(n)
-    without = torch.tensor([statistic(every[every % G != g]) for g in range(G)], dtype=torch.float64)
+    group = Noise(0).uniform(0, every).argsort() % G
+    without = torch.tensor([statistic(every[group != g]) for g in range(G)], dtype=torch.float64)
     error = math.sqrt((G - 1) / G * float((without - without.mean()).square().sum()))
     value, half = statistic(every), student95(G - 1) * error
     return Estimate(value, (value - half, value + half), n=n)

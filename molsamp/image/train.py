@@ -206,7 +206,7 @@ def _score(net: nn.Module, out: data.Images, settings: Settings, noise: Noise) -
         levels = s.expand(len(ids))
         z = noise.normal(k, ids, tuple(out.x.shape[1:]), torch.float32)
         noisy = out.x + s * z
-        _, unit = net._weights(noisy, levels)
+        unit = s * net.size / (net.size**2 + s**2).sqrt()
         miss = (net(noisy, levels, out.label) - out.x) / unit
         each.append(miss.square().flatten(1).mean(1))
     return mean(torch.stack(each).mean(0))

@@ -19,6 +19,7 @@ _HOMES = {
     "score": "molsamp.molecular.paths.scoring",
     "Task": "molsamp.molecular.free_energy.task",
     "Metadynamics": "molsamp.molecular.free_energy.walkers",
+    "OPES": "molsamp.molecular.free_energy.walkers",
     "Walkers": "molsamp.molecular.free_energy.walkers",
     "Umbrella": "molsamp.molecular.free_energy.umbrella",
     "AS": "molsamp.molecular.free_energy.diffusion.adjoint",

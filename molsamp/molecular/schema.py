@@ -263,7 +263,7 @@ class SystemFile(Strict):
         regions: by name, what belongs together in a free energy: ranges of CVs, [low, high] for each, where a periodic
             CV may wrap; the states' discs where there are none.
         methods: settings that this system needs, by method, over the methods' own defaults; what "asbs" has holds for
-            "wt-asbs" too, which is the same with hills.
+            "wt-asbs" too, which is the same with hills, and what "metadynamics" has but for its hills for "opes".
         sources: where each number comes from, in words.
     """
 
@@ -279,8 +279,11 @@ class SystemFile(Strict):
 
     @field_validator("methods")
     @classmethod
-    def _with_hills(cls, methods: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        return methods | {"wt-asbs": {**methods.get("asbs", {}), **methods.get("wt-asbs", {})}}
+    def _alike(cls, methods: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        hills = ("height", "width", "factor")
+        without = {k: value for k, value in methods.get("metadynamics", {}).items() if k not in hills}
+        inherited = {"wt-asbs": methods.get("asbs", {}), "opes": without}
+        return methods | {name: {**own, **methods.get(name, {})} for name, own in inherited.items()}
 
     @model_validator(mode="after")
     def _names_exist(self) -> SystemFile:

@@ -105,6 +105,16 @@ def write_text(file: Path, text: str) -> None:
     replace(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+def write_tensors(file: Path, tensors: Mapping[str, torch.Tensor], scalars: Mapping[str, Any]) -> None:
+    """Replace `file` by safetensors in one step, the scalars as JSON under "scalars" in its metadata.
+
+    Raises:
+        OSError: no space, no permission; `file` is then as it was.
+    """
+    split, _ = _split(tensors)
+    replace(file, lambda temporary: _save_tensors(split, dict(scalars), temporary))
+
+
 def replace(file: Path, fill: Callable[[Path], Any]) -> None:
     """Let `fill` write a temporary file, push it to the disk and rename it to `file`; clean up on failure.
 

@@ -14,12 +14,13 @@ from typing import Annotated, Any
 import typer
 
 app = typer.Typer(
-    help="Transition paths and free energies of molecules and toys, with error bars.",
+    help="Transition paths and free energies of molecules and toys, pictures of diffusion models, with error bars.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 UsageError: type[Any] = typer.BadParameter.__mro__[1]  # typer shows no other public name for it
+Context: type[Any] = typer.Context.__mro__[1]  # what typer hands over is none of its own subclass
 
 
 @app.callback()
@@ -28,14 +29,25 @@ def _verbs() -> None:
 
 
 SystemName = Annotated[str | None, typer.Argument(help="Bundled name, folder, or a system.toml.")]
-Preset = Annotated[str | None, typer.Option(help="demo | full [default: demo].")]
-Seed = Annotated[int | None, typer.Option(help="Same seed, same bytes [default: 0].")]
-Out = Annotated[Path | None, typer.Option(help="Run folder [default: runs/SYSTEM-VERB-TIME].")]
+Preset = Annotated[str | None, typer.Option(help="demo | full (default: demo).")]
+Seed = Annotated[int | None, typer.Option(help="Same seed, same bytes (default: 0).")]
+Out = Annotated[Path | None, typer.Option(help="Run folder (default: runs/SYSTEM-VERB-TIME).")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings from a TOML file.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")]
-Threads = Annotated[int | None, typer.Option("--workers", help="Threads [default: 1].")]
+Threads = Annotated[int | None, typer.Option("--workers", help="Threads (default: 1).")]
 Device = Annotated[str | None, typer.Option(help="cpu; for OpenMM forces on a GPU use --set energy=openmm:CUDA.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="digits | mnist | ideal:digits | ideal:mnist | a .safetensors file (default: digits).", metavar="NAME"
+    ),
+]
+Grid = Annotated[str | None, typer.Option(help="Times: uniform | quadratic | log-snr | karras (default: the model's).")]
+Guidance = Annotated[
+    float | None, typer.Option(help="Classifier-free guidance: 0 unconditional, 1 conditional, above 1 stronger.")
+]
+Class = Annotated[int | None, typer.Option("--class", help="Class of every picture (default: none, or all in turn).")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, no table.")]
 
 
@@ -43,7 +55,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, no table.")]
 def paths(
     system: SystemName = None,
     method: Annotated[
-        str | None, typer.Option(help="tps-dps | twisted | chain | shooting | steered | md [default: tps-dps].")
+        str | None, typer.Option(help="tps-dps | twisted | chain | shooting | steered | md (default: tps-dps).")
     ] = None,
     preset: Preset = None,
     seed: Seed = None,
@@ -56,7 +68,7 @@ def paths(
     quiet: Quiet = False,
 ) -> None:
     """Draw transition paths between two states, with error bars and a report."""
-    from molsamp.runs.work import PATHS
+    from molsamp.runs.verbs import PATHS
 
     options = dict(system=system, method=method, preset=preset, seed=seed, threads=threads, device=device)
     _work(PATHS, options, sets, out, config, resume, quiet)
@@ -66,9 +78,10 @@ def paths(
 def free_energy(
     system: SystemName = None,
     method: Annotated[
-        str | None, typer.Option(help="metadynamics | md | umbrella | as | asbs | wt-asbs [default: metadynamics].")
+        str | None,
+        typer.Option(help="metadynamics | opes | md | umbrella | as | asbs | wt-asbs (default: metadynamics)."),
     ] = None,
-    cvs: Annotated[str | None, typer.Option(metavar="NAME[,NAME]", help="CVs [default: the first two].")] = None,
+    cvs: Annotated[str | None, typer.Option(metavar="NAME[,NAME]", help="CVs (default: the first two).")] = None,
     preset: Preset = None,
     seed: Seed = None,
     out: Out = None,
@@ -80,11 +93,91 @@ def free_energy(
     quiet: Quiet = False,
 ) -> None:
     """Free energy along one or two collective variables, with error bars and a report."""
-    from molsamp.runs.work import FREE_ENERGY
+    from molsamp.runs.verbs import FREE_ENERGY
 
     options = dict(system=system, method=method, preset=preset, seed=seed, threads=threads, device=device)
-    named = None if cvs is None else tuple(name.strip() for name in cvs.split(","))
-    _work(FREE_ENERGY, {**options, "cvs": named}, sets, out, config, resume, quiet)
+    _work(FREE_ENERGY, {**options, "cvs": _words(cvs)}, sets, out, config, resume, quiet)
+
+
+SOLVERS = (
+    "ddim, ddpm, euler, heun, edm, kutta, rk4, dpm-1, dpm-2, dpm-3, dpm++2s, dpm++3s, dpm++2m, dpm++3m, dpm++3m-exact, "
+    "sde-dpm++1, sde-dpm++2m, deis-t1, deis-t2, deis-t3, deis-rho1, deis-rho2, deis-rho3, deis-lam1, deis-lam2, ipndm, "
+    "unipc, unipc-1, unipc-2, unipc-3, unipc-4, unipc-1-bh1, unipc-2-bh1, unipc-3-bh1, unipc-4-bh1"
+)
+"""Names of `image.solvers.SOLVERS`, which would bring torch; a test holds the two together."""
+
+image = typer.Typer(invoke_without_command=True, no_args_is_help=False, epilog=f"Solvers: {SOLVERS}.")
+app.add_typer(image, name="image")
+
+
+@image.callback()
+def draw(
+    context: Context,
+    model: Model = None,
+    solver: Annotated[
+        str | None, typer.Option(metavar="NAME", help="One of the solvers below (default: unipc).")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Network calls a picture (default: 10).")] = None,
+    guidance: Guidance = None,
+    label: Class = None,
+    n: Annotated[int | None, typer.Option("--n", help="Pictures (default: 256).")] = None,
+    grid: Grid = None,
+    preset: Preset = None,
+    seed: Seed = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder (default: runs/MODEL-image-TIME).")] = None,
+    sets: Sets = None,
+    config: ConfigFile = None,
+    resume: Resume = False,
+    threads: Threads = None,
+    quiet: Quiet = False,
+) -> None:
+    """Draw pictures from a diffusion model, with their error, a PNG and a report.
+
+    `molsamp image bench` compares all solvers on a model; `molsamp image bench --help` has its options.
+    """
+    options = dict(model=model, solver=solver, steps=steps, guidance=guidance, label=label, n=n, grid=grid)
+    options |= dict(preset=preset, seed=seed, threads=threads)
+    if (after := context.invoked_subcommand) is not None:  # type: ignore[attr-defined]
+        given = {**options, "out": out, "config": config, "set": sets, "resume": resume or None, "quiet": quiet or None}
+        if names := ["class" if name == "label" else name for name, value in given.items() if value is not None]:
+            raise ValueError(f"--{names[0]}: options of `molsamp image {after}` come after the word {after}")
+        return
+    from molsamp.runs.verbs import IMAGE
+
+    _work(IMAGE, options, sets, out, config, resume, quiet)
+
+
+@image.command()
+def bench(
+    model: Model = None,
+    solvers: Annotated[
+        str | None, typer.Option(metavar="NAME[,NAME]", help="Solvers (default: all that draw no noise).")
+    ] = None,
+    calls: Annotated[str | None, typer.Option(metavar="N[,N]", help="Network calls (default: 5,6,8,10,15,20).")] = None,
+    guidance: Guidance = None,
+    label: Class = None,
+    n: Annotated[int | None, typer.Option("--n", help="Pictures (default: 64).")] = None,
+    grid: Grid = None,
+    preset: Preset = None,
+    seed: Seed = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder (default: runs/MODEL-image-bench-TIME).")] = None,
+    sets: Sets = None,
+    config: ConfigFile = None,
+    resume: Resume = False,
+    threads: Threads = None,
+    quiet: Quiet = False,
+) -> None:
+    """Compare solvers on one model: how far they end from its own fine trajectories, for so many network calls."""
+    from molsamp.runs.verbs import IMAGE_BENCH
+
+    options = dict(model=model, solvers=_words(solvers), calls=_words(calls), guidance=guidance, label=label, n=n)
+    options |= dict(grid=grid, preset=preset, seed=seed, threads=threads)
+    _work(IMAGE_BENCH, options, sets, out, config, resume, quiet)
+
+
+def _words(text: str | None) -> tuple[str, ...] | None:
+    """The parts of "a,b"; None where nothing was given."""
+    return None if text is None else tuple(word.strip() for word in text.split(","))
 
 
 def _work(verb: Any, options: dict[str, Any], sets: Any, out: Any, config: Any, resume: bool, quiet: bool) -> None:

@@ -26,7 +26,7 @@ from molsamp.runs import summary
 from molsamp.runs.checkpoint import write_text
 from molsamp.runs.page import grouped, panel
 from molsamp.runs.reading import Finished, read
-from molsamp.runs.report import asset
+from molsamp.runs.report import OWN, asset
 
 if TYPE_CHECKING:
     from molsamp.molecular.grids import Grid
@@ -60,7 +60,9 @@ class Compared:
 
     @property
     def ess(self) -> float:
-        """Effective samples; 0 where result.json does not say."""
+        """Effective samples; without end where F is an integral, and 0 where result.json does not say."""
+        if self.run.result.get("method") == "quadrature":
+            return math.inf
         return self.run.result["results"].get("ess", {}).get("value") or 0.0
 
     @cached_property
@@ -274,7 +276,7 @@ def _page(runs: Sequence[Compared], found: Sequence[Comparison], table: list[Row
         table=_html(_headings(runs), table),
         settings=escape("\n\n".join(f"# {r.run.folder}\n{r.run.settings}" for r in runs)),
         versions=_html(_headings(runs), _facts(runs)),
-        licence="What is inside this file is molsamp's own (MIT).",
+        licence=OWN,
         scripts="",
     )
 
@@ -297,7 +299,7 @@ def _facts(runs: Sequence[Compared]) -> list[Row]:
         ["molsamp", *(str(a.get("versions", {}).get("molsamp")) for a in results)],
         ["energy evaluations", *(grouped(a.get("energy_evaluations", 0)) for a in results)],
         ["CPU seconds", *(grouped(round(a.get("cpu_seconds", 0))) for a in results)],
-        ["effective samples", *(grouped(round(r.ess)) for r in runs)],
+        ["effective samples", *(grouped(round(r.ess)) if math.isfinite(r.ess) else "exact" for r in runs)],
     ]
 
 

@@ -37,9 +37,19 @@ class Config(Strict):
         threads: int
 
     @property
+    def named(self) -> dict[str, Any]:
+        """What is worked on, and how, as result.json names them; the first names the run folder too."""
+        return {"system": self.system, "method": self.method}
+
+    @property
+    def title(self) -> str:
+        """What is being done, in a word or two, for the progress."""
+        return self.method
+
+    @property
     def of_method(self) -> Any:
-        """The settings of the method in force, an instance of its own model."""
-        return getattr(self, _field(self.method))
+        """The settings of the method in force, an instance of its own model; itself where a verb has no methods."""
+        return getattr(self, _field(self.method)) if "method" in type(self).model_fields else self
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -111,8 +121,8 @@ def build(
         kind: the verb's config.
         options: settings given on the command line; None means not given.
         sets: "dotted.key=value" items of `--set`, types from the schema.
-        methods: method name -> model of its settings.
-        presets: preset name -> method name -> overrides of that method's settings.
+        methods: method name -> model of its settings; none for a verb that has no methods.
+        presets: preset name -> method name -> overrides of that method's settings; of the verb's without methods.
         file: a TOML file: the `--config` file, or the config.toml of the run that is resumed.
         own: method name -> what the system itself asks for, below the preset.
     Raises:
@@ -120,21 +130,26 @@ def build(
     """
     given = {key: value for key, value in options.items() if value is not None}
     written = read_toml(file) if file else {}
-    method = str(given.get("method", written.get("method", kind.model_fields["method"].default)))
-    if method not in methods:
+    method = str(given.get("method", written.get("method", kind.model_fields["method"].default))) if methods else None
+    if method is not None and method not in methods:
         raise ValueError(f"--method: '{method}' is unknown;{nearest(method, methods)} Allowed: {_list(methods)}")
     preset = str(given.get("preset", written.get("preset", "demo")))
     if preset not in presets:
         raise ValueError(f"--preset: '{preset}' is unknown;{nearest(preset, presets)} Allowed: {_list(presets)}")
-    layer = _merged({method: (own or {}).get(method, {})}, {method: presets[preset].get(method, {})})
+    layer: Table = dict(presets[preset])
+    if method is not None:
+        layer = _merged({method: (own or {}).get(method, {})}, {method: layer.get(method, {})})
     base = {key: value for key, value in written.items() if key == method or key not in {*methods, "version"}}
     merged = _merged(base, layer) if "preset" in given else _merged(layer, base)
-    model = _model(kind, method, methods[method])
+    model = kind if method is None else _model(kind, method, methods[method])
     if file:
-        validate(model, {"system": "", **merged, "method": method, "preset": preset}, str(file))
+        named = {} if method is None else {"method": method}
+        absent = {name: "" for name, field in kind.model_fields.items() if field.is_required()}
+        validate(model, {**absent, **merged, **named, "preset": preset}, str(file))
     merged = _merged(merged, given)
+    of_method = set() if method is None else set(methods[method].model_fields)
     for item in sets:
-        merged = _merged(merged, _parse_set(item, kind, method, set(methods[method].model_fields)))
+        merged = _merged(merged, _parse_set(item, kind, method, of_method))
     return validate(model, merged, "--set" if sets else "command line")
 
 
@@ -220,7 +235,7 @@ def _model(kind: type[Config], method: str, settings: type[pydantic.BaseModel]) 
     )
 
 
-def _parse_set(item: str, kind: type[Config], method: str, of_method: set[str]) -> Table:
+def _parse_set(item: str, kind: type[Config], method: str | None, of_method: set[str]) -> Table:
     """Turn "a.b=value" into {"a": {"b": value}}; a lone key of the method's own table is put there.
 
     Arrays are TOML; other text is converted by the schema.
@@ -231,10 +246,10 @@ def _parse_set(item: str, kind: type[Config], method: str, of_method: set[str]) 
         raise ValueError(f"--set: got '{item}'; allowed is dotted.key=value")
     if parts[0] in ("method", "preset"):
         raise ValueError(f"--set: '{parts[0]}' has an option of its own: --{parts[0]}")
-    known = [*kind.model_fields, method, *sorted(of_method)]
+    known = [*kind.model_fields, *([] if method is None else [method]), *sorted(of_method)]
     if parts[0] not in known:
         raise ValueError(f"--set: key '{parts[0]}' is unknown;{nearest(parts[0], known)} Allowed: {_list(known)}")
-    if parts[0] in of_method and parts[0] not in kind.model_fields:
+    if method is not None and parts[0] in of_method and parts[0] not in kind.model_fields:
         parts.insert(0, method)
     value: Any = text.strip()
     if value.startswith("["):

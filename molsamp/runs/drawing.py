@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from molsamp.runs.checkpoint import write_text
-from molsamp.runs.reading import Array, Finished
+from molsamp.runs.reading import Array, Columns, Finished
 
 INK = "#010203"  # becomes currentColor
 BLUE, ORANGE, GREY = "#2f7ebc", "#d9731a", "#8a8f98"
@@ -69,6 +69,12 @@ def write_table(run: Finished, name: str, headings: list[str], rows: Array) -> N
     """Write the numbers of a figure beside it, as CSV."""
     lines = [",".join(headings), *(",".join(f"{x:.6g}" for x in row) for row in rows)]
     write_text(_folder(run) / f"{name}.csv", "\n".join(lines) + "\n")
+
+
+def columns(table: Columns, *names: str, **only: str) -> list[Array]:
+    """Columns as numbers, of the rows whose other columns are as given."""
+    rows = [i for i in range(len(table[names[0]])) if all(table[k][i] == v for k, v in only.items())]
+    return [np.array([float(table[name][i] or "nan") for i in rows]) for name in names]
 
 
 def _folder(run: Finished) -> Path:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from molsamp.runs.drawing import BLUE, GREY, INK, ORANGE, canvas, disc, finish, label_axis, legend, unit
-from molsamp.runs.reading import Array, Columns, Finished
+from molsamp.runs.drawing import BLUE, GREY, INK, ORANGE, canvas, columns, disc, finish, label_axis, legend, unit
+from molsamp.runs.reading import Array, Finished
 
 FILL = ("#3b1f6e", "#2f6db5", "#1fa187", "#9cc25c", "#f2e3a0")  # low to high; readable on white and on near-black
 HIGHEST = 60.0  # kJ/mol that are drawn at most
@@ -63,7 +63,7 @@ def profiles(run: Finished) -> str | None:
     axes = _axes(run)
     with canvas("profiles", (5.6, 0.5 + 2.5 * len(axes))) as (figure, out):
         for ax, cv in zip(figure.subplots(len(axes), 1, squeeze=False)[:, 0], axes, strict=True):
-            s, F, low, high, bias = _columns(table, "s", "F", "low", "high", "bias", cv=cv["name"])
+            s, F, low, high, bias = columns(table, "s", "F", "low", "high", "bias", cv=cv["name"])
             F = np.where(np.isfinite(F), F, np.nan)
             ax.fill_between(s, low, high, where=np.isfinite(high), color=BLUE, alpha=0.3, lw=0, label="95 %")
             ax.plot(s, F, color=BLUE, lw=1.5, label="by weights")
@@ -86,12 +86,12 @@ def convergence(run: Finished) -> str | None:
         ax = figure.subplots()
         for name, colour in zip(names, (BLUE, ORANGE, GREY), strict=False):
             what = name.removeprefix("dF:").replace("->", " → ")
-            spent, value, low, high = _columns(table, "evaluations", "value", "low", "high", name=name)
+            spent, value, low, high = columns(table, "evaluations", "value", "low", "high", name=name)
             known = np.isfinite(value) & np.isfinite(low)
             if known.any():
                 ax.fill_between(spent[known], low[known], high[known], color=colour, alpha=0.22, lw=0)
                 ax.plot(spent[known], value[known], color=colour, lw=1.5, label=what)
-            spent, value = _columns(table, "evaluations", "value", name=name + BY_BIAS)
+            spent, value = columns(table, "evaluations", "value", name=name + BY_BIAS)
             if len(spent):
                 ax.plot(spent, value, color=colour, lw=1.0, ls="--", label=what + BY_BIAS)
         if not ax.lines:
@@ -107,7 +107,7 @@ def weights(run: Finished) -> str | None:
     table = run.tables.get("weights")
     if not table:
         return None
-    low, high, share = _columns(table, "low", "high", "share")
+    low, high, share = columns(table, "low", "high", "share")
     with canvas("weights", (5.6, 2.8)) as (figure, out):
         ax = figure.subplots()
         ax.bar(low, 100 * share, width=high - low, align="edge", color=BLUE, alpha=0.8, lw=0)
@@ -119,9 +119,3 @@ def weights(run: Finished) -> str | None:
 def _axes(run: Finished) -> list[dict[str, Any]]:
     known = {axis["name"]: axis for axis in run.states.get("cvs", [])}
     return [known.get(name, {"name": name, "period": None}) for name in run.states.get("axes", known)]
-
-
-def _columns(table: Columns, *names: str, **only: str) -> list[Array]:
-    """Columns as numbers, of the rows whose other columns are as given."""
-    rows = [i for i in range(len(table[names[0]])) if all(table[k][i] == v for k, v in only.items())]
-    return [np.array([float(table[name][i] or "nan") for i in rows]) for name in names]

@@ -1,7 +1,7 @@
 """One run = one folder: locked, self-describing, resumable after a kill at any instant.
 
 Contract: `Run` owns every file that changes while a run works (lock, log.txt, checkpoints/, and those that lines are
-appended to: metrics.jsonl, HILLS, COLVAR), which a resumed run finds as long as they were at the checkpoint,
+appended to: metrics.jsonl, HILLS, KERNELS, COLVAR), which a resumed run finds as long as they were at the checkpoint,
 and turns SIGINT and SIGTERM into the flag `interrupted`, which the loop asks between two units of work. It
 knows nothing of what is computed: a state is a flat dict of tensors, numbers and strings.
 """
@@ -15,6 +15,7 @@ import math
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 import warnings
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from molsamp.runs.checkpoint import Value
 
 
-GROWING = ("metrics.jsonl", "HILLS", "COLVAR")
+GROWING = ("metrics.jsonl", "HILLS", "KERNELS", "COLVAR")
 
 
 class Run:
@@ -222,9 +223,8 @@ def _take_lock(file: Path) -> Any:
 
 
 def _clock() -> tuple[float, float]:
-    from molsamp.molecular.workers import cpu_seconds  # brings numpy, which `molsamp --help` can do without
-
-    return cpu_seconds(), time.perf_counter()
+    workers = sys.modules.get("molsamp.molecular.workers")  # where it was not imported there are none
+    return workers.cpu_seconds() if workers else time.process_time(), time.perf_counter()
 
 
 def _plain(value: Any) -> Any:

@@ -20,6 +20,8 @@ PACKAGES = (
     "pymbar",
     "ase",
     "tblite",
+    "scikit-learn",
+    "mlxtend",
 )
 
 

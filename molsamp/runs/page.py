@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from html import escape
+from pathlib import Path
 from typing import NamedTuple
 
 from molsamp.runs.reading import Finished
@@ -19,6 +21,8 @@ class Page(NamedTuple):
         question: heading of the words.
         words: what the numbers are and are not, HTML.
         left, right: panels of the two columns, HTML.
+        table: of all results, HTML; None for the usual one.
+        wide: a panel over both columns, HTML.
     """
 
     eyebrow: str
@@ -29,6 +33,8 @@ class Page(NamedTuple):
     words: str
     left: list[str]
     right: list[str]
+    table: str | None = None
+    wide: str = ""
 
 
 def grouped(number: int) -> str:
@@ -46,6 +52,21 @@ def panel(title: str, svg: str | None, caption: str, absent: str) -> str:
     body = svg if svg else ""
     text = f"<figcaption>{caption}</figcaption>" if svg else f'<p class="absent">Not shown: {absent}.</p>'
     return f'<figure class="panel"><h2>{title}</h2>{body}{text}</figure>'
+
+
+def picture(title: str, file: Path, caption: str) -> str:
+    """A PNG inside the page, with its caption, or that it is absent."""
+    if not file.exists():
+        return panel(title, None, "", f"{file.name} is missing")
+    data = base64.b64encode(file.read_bytes()).decode("ascii")
+    return panel(title, f'<img alt="{escape(title)}" src="data:image/png;base64,{data}">', caption, "")
+
+
+def table(headings: list[str], rows: list[list[str]]) -> str:
+    """A table of HTML cells."""
+    head = "".join(f"<th>{heading}</th>" for heading in headings)
+    body = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def player(run: Finished) -> str:

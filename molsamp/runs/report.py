@@ -9,13 +9,22 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from molsamp.runs import report_free_energy, report_paths
+from molsamp.runs import report_bench, report_free_energy, report_image, report_paths
 from molsamp.runs.checkpoint import write_text
-from molsamp.runs.page import grouped, symbols
+from molsamp.runs.page import grouped, symbols, table
 from molsamp.runs.reading import Finished, read
-from molsamp.runs.summary import NAMES, interval, ordered, parts, value
+from molsamp.runs.summary import called, interval, null_name, numbers, ordered, parts, subject, value
 
-PAGES = {"paths": report_paths, "free-energy": report_free_energy}
+PAGES = {
+    "paths": report_paths,
+    "free-energy": report_free_energy,
+    "image": report_image,
+    "image bench": report_bench,
+}
+
+
+OWN = "What is inside this file is molsamp's own (MIT)."
+COUNTS = ("energy_evaluations", "network_calls", "forwards")
 
 
 def write_report(folder: Path) -> Path:
@@ -29,7 +38,7 @@ def write_report(folder: Path) -> Path:
     run = read(folder)
     shown = PAGES[run.result["verb"]].page(run)
     page = Template(asset("report.html")).substitute(
-        title=escape(f"{run.result['system']} · {run.result['method']} · molsamp"),
+        title=escape(" · ".join([*subject(run.result), "molsamp"])),
         css=asset("report.css"),
         eyebrow=escape(shown.eyebrow),
         heading=escape(shown.heading),
@@ -38,13 +47,13 @@ def write_report(folder: Path) -> Path:
         warnings=_warnings(run.result["warnings"]),
         question=escape(shown.question),
         words=shown.words,
-        wide="",
+        wide=f"<section>{shown.wide}</section>" if shown.wide else "",
         left="\n".join(shown.left),
         right="\n".join(shown.right),
-        table=_results_table(run),
+        table=shown.table or _results_table(run.result),
         settings=escape(run.settings),
         versions=_versions(run.result),
-        licence=escape(asset("3Dmol-LICENSE.txt")),
+        licence=escape(asset("3Dmol-LICENSE.txt") if run.player else OWN),
         scripts=_scripts(run),
     )
     write_text(folder / "report.html", page)
@@ -57,15 +66,15 @@ def asset(name: str) -> str:
 
 def _tile(name: str, beside: str, run: Finished) -> str:
     """Write one headline number, the words below it, and the untrained pull where there is one."""
-    results, null = run.result["results"], run.result.get("null") or {}
-    number, unit = parts(name, results[name])
+    found, null = numbers(run.result), run.result.get("null") or {}
+    number, unit = parts(name, found[name])
     lines = [
-        f"<h3>{symbols(NAMES.get(name, name))}</h3>",
+        f"<h3>{symbols(called(name))}</h3>",
         f'<div class="value">{number} <small>{escape(unit)}</small></div>',
         f"<p>{escape(beside)}</p>",
     ]
     if name in null:
-        lines.append(f'<p class="null">untrained pull: {escape(value(name, null[name]))}</p>')
+        lines.append(f'<p class="null">{null_name(run.result)}: {escape(value(name, null[name]))}</p>')
     return f'<article class="tile">{"".join(lines)}</article>'
 
 
@@ -76,27 +85,26 @@ def _warnings(warnings: list[str]) -> str:
     return f'<section class="warnings" role="note"><ul>{items}</ul></section>'
 
 
-def _results_table(run: Finished) -> str:
-    results, null = run.result["results"], run.result.get("null") or {}
-    columns = ["", "value", "95 % interval", *(["untrained pull", "95 % interval"] if null else [])]
-    head = "".join(f"<th>{heading}</th>" for heading in columns)
+def _results_table(result: dict[str, Any]) -> str:
+    found, null = numbers(result), result.get("null") or {}
+    columns = ["", "value", "95 % interval", *([null_name(result), "95 % interval"] if null else [])]
     rows = []
-    for name in ordered(results):
-        cells = [value(name, results[name]), interval(name, results[name])]
+    for name in ordered(found):
+        cells = [value(name, found[name]), interval(name, found[name])]
         cells += [value(name, null.get(name)), interval(name, null.get(name))] if null else []
-        cells = [symbols(NAMES.get(name, name)), *map(escape, cells)]
-        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    body = "\n".join(rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        rows.append([symbols(called(name)), *map(escape, cells)])
+    return table(columns, rows)
 
 
 def _versions(result: dict[str, Any]) -> str:
+    costs = {
+        "energy tier": result.get("engine"),
+        **{name.replace("_", " "): grouped(result[name]) for name in COUNTS if name in result},
+    }
     facts = {
         **result["versions"],
         **result["machine"],
-        "energy tier": result["engine"],
-        "energy evaluations": grouped(result["energy_evaluations"]),
-        "network calls": grouped(result["network_calls"]),
+        **{name: fact for name, fact in costs.items() if fact is not None},
         "CPU seconds": result["cpu_seconds"],
         "wall seconds": result["wall_seconds"],
     }

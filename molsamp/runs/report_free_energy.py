@@ -23,6 +23,14 @@ WORDS = {
         "the walkers, which are independent of each other. dF_growing is what the second half of the filling says by "
         "itself, weighed with exp((V - c(t))/kT)."
     ),
+    "opes": (
+        "Walkers that shared one growing bias, made of the probability that they had found so far, went wherever the "
+        "barrier of the settings let them; then the bias was frozen, and every frame since counts with weight "
+        "exp(V/kT). That is an ordinary average under a known bias: it holds whether or not the bias had converged, as "
+        "long as the walkers cross between the basins. The intervals come from the scatter of the walkers, which are "
+        "independent of each other. dF_growing is what the second half of the growth says by itself, with the same "
+        "weights."
+    ),
     "md": (
         "Plain dynamics: the free energy is that of the histogram of what the walkers visited, all of them from one "
         "state. What they never visited is left blank, and a basin that only a few of them reached has no free energy "

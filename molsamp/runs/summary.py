@@ -25,9 +25,16 @@ NAMES = {
     "ess": "effective samples",
     "ess_share": "effective share of the samples",
     "unusable": "samples diverged or of the wrong hand",
+    "rmse_to_fine": "RMSE to fine",
+    "fineness": "error of fine, at most",
+    "sliced_wasserstein": "sliced Wasserstein",
+    "frechet": "Fréchet, features of",
+    "diverged": "diverged",
+    "call_time": "call of the model",
+    "solver_time": "solver, a call",
 }
 """Results in the order they are shown, and what they are called; others follow under their own names."""
-SHARES = ("hit_rate", "channel", "ess_share", "unusable")
+SHARES = ("hit_rate", "channel", "ess_share", "unusable", "diverged")
 """Results between 0 and 1 that are shown in per cent."""
 
 
@@ -37,26 +44,101 @@ def show(folder: Path, stream: io.TextIOBase | None = None) -> None:
     from rich.table import Table
 
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    results, null = result["results"], result.get("null") or {}
     console = Console(file=cast(Any, stream), highlight=False)
-    table = Table(title=f"{result['system']}, {result['method']}, seed {result['seed']}", title_justify="left")
-    for heading in ("", "value", "95 % interval", *(["untrained pull"] if null else [])):
-        table.add_column(heading, justify="right" if heading else "left")
-    for name in ordered(results):
-        number = results[name]
-        row = [NAMES.get(name, name), value(name, number), interval(name, number)]
-        table.add_row(*row, *([value(name, null.get(name))] if null else []))
+    table = Table(title=", ".join([*subject(result), f"seed {result['seed']}"]), title_justify="left")
+    headings, rows = tabulated(result)
+    for heading in headings:
+        table.add_column(heading, justify="right" if rows and heading != headings[0] else "left")
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
+    if result["verb"] == "image bench":
+        console.print(CELLS)
     for warning in result["warnings"]:
         console.print(f"[yellow]note:[/yellow] {warning}")
     console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
 
 
+def subject(result: dict[str, Any]) -> list[str]:
+    """What was worked on, and how: system and method, or model and solver."""
+    named = [result[name] for name in ("system", "method", "model", "solver") if name in result]
+    return [*named, "solvers"] if result["verb"] == "image bench" else named
+
+
+def null_name(result: dict[str, Any]) -> str:
+    """What the numbers beside the results are."""
+    return "training set" if result["verb"] == "image" else "untrained pull"
+
+
+def numbers(result: dict[str, Any]) -> dict[str, Number]:
+    """Results and times."""
+    return {**result["results"], **result.get("times", {})}
+
+
+def called(name: str) -> str:
+    """A result in words."""
+    first, _, rest = name.partition(":")
+    if first == "rmse":
+        return "{}, {} calls".format(*rest.rsplit("@", 1))
+    return f"{NAMES[first]} {rest}".rstrip() if first in NAMES else name
+
+
+def tabulated(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The results as (headings, rows)."""
+    if result["verb"] == "image bench":
+        return _by_calls(by_calls(result["results"]))
+    found, null = numbers(result), result.get("null") or {}
+    headings = ["", "value", "95 % interval", *([null_name(result)] if null else [])]
+    rows = []
+    for name in ordered(found):
+        row = [called(name), value(name, found[name]), interval(name, found[name])]
+        rows.append([*row, *([value(name, null.get(name))] if null else [])])
+    return headings, rows
+
+
+def by_calls(results: dict[str, Number]) -> dict[str, dict[int, Number]]:
+    """RMSE of a comparison: solver -> network calls -> number."""
+    table: dict[str, dict[int, Number]] = {}
+    for name, number in results.items():
+        if name.startswith("rmse:"):
+            solver, _, calls = name.removeprefix("rmse:").rpartition("@")
+            table.setdefault(solver, {})[int(calls)] = number
+    return table
+
+
+def _by_calls(table: dict[str, dict[int, Number]]) -> tuple[list[str], list[list[str]]]:
+    """A row a solver, the best first, a column a number of calls."""
+    calls = sorted({n for row in table.values() for n in row})
+
+    def merit(solver: str) -> float:
+        found = [table[solver][n]["value"] for n in calls if n in table[solver]]
+        return math.inf if None in found else sum(math.log(max(x, 1e-300)) for x in found) / len(found)
+
+    rows = [[solver, *(bracketed(table[solver].get(n)) for n in calls)] for solver in sorted(table, key=merit)]
+    return ["network calls", *map(str, calls)], rows
+
+
+CELLS = "RMSE to fine trajectories / 10⁻³; in brackets the 95 % half-width in the last digit"
+
+
+def bracketed(number: Number | None) -> str:
+    """A value in thousandths with its half-width in brackets: 0.0614 and 0.0025 are 61(3)."""
+    if number is None:
+        return ""
+    if number["value"] is None:
+        return "diverged"
+    x, half = 1e3 * number["value"], 500.0 * (number["interval"][1] - number["interval"][0])
+    digits = min(max(-math.floor(math.log10(half)), 0), 6) if half > 0 else 3
+    return f"{x:.{digits}f}({round(half * 10**digits)})"
+
+
 def ordered(results: dict[str, Number]) -> list[str]:
     """Return the names of the results, the known ones first and in the order of `NAMES`."""
     differences = [name for name in results if name.startswith("dF")]
-    rest = [name for name in results if name not in NAMES and name not in differences]
-    return [*differences, *(name for name in NAMES if name in results), *rest]
+    known = list(NAMES)
+    places = {name: known.index(first) for name in results if (first := name.partition(":")[0]) in known}
+    rest = [name for name in results if name not in places and name not in differences]
+    return [*differences, *sorted(places, key=places.__getitem__), *rest]
 
 
 def value(name: str, number: Number | None) -> str:
@@ -88,4 +170,4 @@ def rounded(name: str, x: float, number: Number) -> str:
     width = abs(ends[1] - ends[0]) if ends and None not in ends and name != "path_ess" else 0.0
     width = width or abs(x) / 10
     digits = 1 - math.floor(math.log10(width * factor)) if width > 0 else 1
-    return f"{x * factor:.{min(max(digits, 0), 4)}f}".replace("-", "−")
+    return f"{x * factor:.{min(max(digits, 0), 6)}f}".replace("-", "−")

@@ -1,10 +1,8 @@
-"""`molsamp VERB SYSTEM`: settings -> run folder -> job -> result.json and report.
+"""`molsamp VERB ...`: settings -> run folder -> job -> result.json and report.
 
 Contract: everything that can be wrong with the input is found before the folder is made. Then the job is driven,
 and what it found is written; each step can be repeated, so a run killed anywhere continues with `resume`.
-
-A verb is a room of floor 2 that has `settings.METHODS` and `settings.PRESETS`, `make`, which returns a job, and
-`analysis.analyse`, which returns what can `save` itself to a folder and give its `summary` and its `figures`.
+What a verb is: `verbs`.
 """
 
 from __future__ import annotations
@@ -15,36 +13,20 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from molsamp.runs import config as settings
 from molsamp.runs.checkpoint import Unusable, write_text
-from molsamp.runs.config import Config, FreeEnergyConfig, PathsConfig
+from molsamp.runs.config import Config
 from molsamp.runs.folder import Run
 from molsamp.runs.machine import machine, versions
 from molsamp.runs.progress import progress
 from molsamp.runs.stopped import Stopped
+from molsamp.runs.verbs import Verb
 
-
-@dataclass(frozen=True)
-class Verb:
-    """What the command line can do with a system.
-
-    Args:
-        name: as on the command line.
-        room: the module that does it.
-        config: its settings.
-    """
-
-    name: str
-    room: str
-    config: type[Config]
-
-
-PATHS = Verb("paths", "molsamp.molecular.paths", PathsConfig)
-FREE_ENERGY = Verb("free-energy", "molsamp.molecular.free_energy", FreeEnergyConfig)
+COSTS = ("engine", "energy_evaluations", "network_calls", "forwards")
+"""What a verb says of its costs, where it has them."""
 
 
 @dataclass(frozen=True)
@@ -66,19 +48,17 @@ def work(verb: Verb, request: Request) -> Path:
         ValueError, OSError: bad input, or a folder or disk that cannot be written, or not be resumed from.
         Stopped: interrupted after a checkpoint (130, 143), or failed (1).
     """
-    config, system = _settings(verb, request)
-    job = _job(verb, config, system)
+    config, subject = _settings(verb, request)
+    job = _job(verb, config, subject)
     folder = request.out or _default_folder(config)
     with Run(folder, request.resume) as run:
         _pin(run, config)
-        _drive(run, job, config, request.quiet)
-        _write_results(verb, run, job, config, system)
+        _drive(verb, run, job, config, request.quiet)
+        _write_results(verb, run, job, config, subject)
     return folder
 
 
 def _settings(verb: Verb, request: Request) -> tuple[Config, Any]:
-    from molsamp.molecular.system import load
-
     if request.resume and request.out is None:
         raise ValueError("--resume: name the run folder with --out DIR")
     if request.resume and request.file is not None:
@@ -87,32 +67,21 @@ def _settings(verb: Verb, request: Request) -> tuple[Config, Any]:
     written = settings.read_toml(file) if file else {}
     if (other := written.get("verb", verb.name)) != verb.name:
         raise ValueError(f"{file}: key 'verb': got '{other}'; these are not settings of `molsamp {verb.name}`")
-    name = request.options.get("system") or written.get("system")
-    system = load(name) if name else None
-    own = system.methods if system else {}
-    room = import_module(f"{verb.room}.settings")
-    config = settings.build(verb.config, request.options, request.sets, room.METHODS, room.PRESETS, file, own)
-    return settings.with_system(config, system)
+    return verb.settle(request.options, request.sets, file, written)
 
 
-def _job(verb: Verb, config: Config, system: Any) -> Any:
+def _job(verb: Verb, config: Config, subject: Any) -> Any:
     import torch
 
     torch.set_num_threads(config.threads)
-    return import_module(verb.room).make(
-        system,
-        config.method,
-        config.of_method,
-        seed=config.seed,
-        energy=config.energy,
-        device=config.device,
-        **config.arguments,
-    )
+    return verb.make(config, subject)
 
 
 def _default_folder(config: Config) -> Path:
-    name = Path(config.system).stem if "/" in config.system else config.system
-    return Path("runs") / f"{name}-{config.verb}-{datetime.now():%Y%m%d-%H%M%S}"
+    subject = next(iter(config.named.values()))
+    name = Path(subject).stem if "/" in subject else subject
+    words = f"{name}-{config.verb}".replace(" ", "-").replace(":", "-")
+    return Path("runs") / f"{words}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def _pin(run: Run, config: Config) -> None:
@@ -126,12 +95,12 @@ def _pin(run: Run, config: Config) -> None:
         raise ValueError(f"{run.folder}: --resume needs the settings the run was started with; {'; '.join(changed)}")
 
 
-def _drive(run: Run, job: Any, config: Config, quiet: bool) -> None:
+def _drive(verb: Verb, run: Run, job: Any, config: Config, quiet: bool) -> None:
     from molsamp.learn.drive import Interrupted, drive
 
     run.note("started")
     try:
-        with run.signals(), progress(job, config.method, quiet=quiet) as each:
+        with run.signals(), progress(job, config.title, quiet=quiet) as each:
             drive(job, run, each)
         if run.interrupted:  # the signal came during the last unit
             raise Interrupted
@@ -143,34 +112,35 @@ def _drive(run: Run, job: Any, config: Config, quiet: bool) -> None:
         raise
     except Exception as error:
         run.note(traceback.format_exc())
-        raise Stopped(f"failed at {job.k} of {job.total}: {error} (details in {run.folder}/log.txt)", 1) from error
+        kept = verb.rescue(job, run.folder, config)
+        raise Stopped(
+            f"failed at {job.k} of {job.total}: {error}{kept} (details in {run.folder}/log.txt)", 1
+        ) from error
 
 
-def _write_results(verb: Verb, run: Run, job: Any, config: Config, system: Any) -> None:
+def _write_results(verb: Verb, run: Run, job: Any, config: Config, subject: Any) -> None:
     """Save what was found, and write result.json, the figures' data and the report."""
     from molsamp.runs.report import write_report
 
-    analysis = import_module(f"{verb.room}.analysis").analyse(job)
+    analysis = verb.analyse(job, config)
     figures = run.folder / "figures"
     figures.mkdir(exist_ok=True)
     analysis.save(run.folder)
     summary = analysis.summary()
+    costs = {name: summary.pop(name) for name in COSTS if name in summary}
     cpu, wall = run.clock()
     result = {
         "verb": config.verb,
-        "system": config.system,
-        "method": config.method,
+        **config.named,
         "seed": config.seed,
         "versions": versions(),
         "machine": machine(),
-        "engine": summary.pop("engine"),
-        "energy_evaluations": summary.pop("energy_evaluations"),
-        "network_calls": summary.pop("network_calls"),
+        **costs,
         "cpu_seconds": round(cpu, 2),
         "wall_seconds": round(wall, 2),
         **summary,
     }
-    write_json(figures / "states.json", {**describe(system), **analysis.figures(figures)})
+    write_json(figures / "states.json", {**verb.describe(subject), **analysis.figures(figures)})
     write_json(run.folder / "result.json", result)
     write_report(run.folder)
     run.note("finished")
@@ -183,24 +153,3 @@ def write_json(file: Path, value: Any) -> None:
         ValueError: a NaN or an infinity.
     """
     write_text(file, json.dumps(value, indent=1, allow_nan=False) + "\n")
-
-
-def describe(system: Any) -> dict[str, Any]:
-    """What the figures need of a system: title, axes with periods, start and end, discs of the states.
-
-    Returns:
-        {"title", "reduced", "cvs": [{"name", "period", "unit"}], "start", "end",
-         "states": {name: {"values": {cv: centre}, "radius", "metric"}}}.
-    """
-    states = {
-        name: {"values": dict(state.values), "radius": state.radius, "metric": state.metric}
-        for name, state in system.states.items()
-    }
-    return {
-        "title": system.title,
-        "reduced": system.masses is None,
-        "cvs": [{"name": name, "period": cv.period[0], "unit": cv.unit[0]} for name, cv in system.cvs.items()],
-        "start": system.settings.start,
-        "end": system.settings.end,
-        "states": states,
-    }

@@ -41,7 +41,7 @@ def test_the_file_says_how_it_was_made(name):
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_samples_of_a_class_are_of_that_class(name):
-    """100 pictures by 20 calls: at least 88 are what the classifier of the data calls them (measured: 96 or more)."""
+    """100 pictures by 20 calls: at least 88 are what the classifier of the data calls them (measured: 95 of both)."""
     d, label = load(name), torch.arange(100) // 10
     start = Noise(1).normal(0, torch.arange(100), d.event, torch.float32)
     assert d.event == TRAINED[name]

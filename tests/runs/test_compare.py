@@ -81,17 +81,35 @@ def test_a_page_of_ours_is_replaced_and_nothing_else(runs, tmp_path, capsys):
 def test_one_run_is_compared_with_the_reference_of_its_system(runs, tmp_path, monkeypatch, capsys):
     """A reference of fes.dat and result.json alone; without one, advice."""
     monkeypatch.chdir(tmp_path)
+    shutil.copytree(system.bundled() / "double-well", tmp_path / "systems" / "double-well")
+    kept = tmp_path / "systems" / "double-well" / "reference"
+    shutil.rmtree(kept)
+    monkeypatch.setattr(system, "bundled", lambda: tmp_path / "systems")
     assert molsamp("compare", runs / "b") == 2
     said = capsys.readouterr().err
     assert "system 'double-well' has no reference run; name a second run" in said and said.count("\n") == 1
-    shutil.copytree(system.bundled() / "double-well", tmp_path / "systems" / "double-well")
-    kept = tmp_path / "systems" / "double-well" / "reference"
     kept.mkdir()
     for name in ("fes.dat", "result.json"):
         shutil.copy(runs / "a" / name, kept)
-    monkeypatch.setattr(system, "bundled", lambda: tmp_path / "systems")
     assert molsamp("compare", runs / "b") == 0
     assert "reference of double-well" in text(tmp_path / "compare.html") and "seed" in text(tmp_path / "compare.html")
+
+
+def test_a_reference_by_quadrature_has_no_noise(runs, tmp_path, capsys):
+    """An F that is an integral has errors of 0 and samples without end: the floor is that of the run alone."""
+    shutil.copytree(runs / "c", tmp_path / "exact")
+    rows = (tmp_path / "exact" / "fes.dat").read_text().splitlines()
+    rows = [row if row.startswith("#") or not row else row.rpartition(" ")[0] + " 0" for row in rows]
+    (tmp_path / "exact" / "fes.dat").write_text("\n".join(rows) + "\n")
+    results = json.loads((runs / "c" / "result.json").read_text())["results"]
+    value = results["dF:left->right"]["value"]
+    only = {"dF:left->right": {"value": value, "interval": [value, value], "unit": "kJ/mol", "n": 0}}
+    edit_result(tmp_path / "exact", method="quadrature", results=only)
+    page = tmp_path / "p.html"
+    assert molsamp("compare", tmp_path / "exact", runs / "c", "--out", page) == 0
+    shown = capsys.readouterr().out
+    floor = re.findall(r"floor at this ESS[ │]+([0-9.e-]+)", shown)
+    assert len(floor) == 1 and float(floor[0]) > 0 and "exact" in text(page)
 
 
 def test_profiles_of_a_folder_without_the_figures_data_come_from_its_surface(runs, tmp_path):

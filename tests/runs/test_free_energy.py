@@ -30,7 +30,22 @@ def sets(method, settings):
 
 
 SETS = sets("metadynamics", SMALL)
-SAME = ("fes.dat", "HILLS", "COLVAR", "metrics.jsonl", "config.toml", "figures/profiles.csv")
+KERNELS = {key: value for key, value in SMALL.items() if key != "height"}
+WINDOWS = {
+    "walkers": "8", "windows": "4", "settle": "0.2", "production": "0.8", "frame": "0.04", "record": "0.2",
+    "grid.nodes": "40", "grid.ranges": "[[-1.75, 1.75]]",
+}  # fmt: skip
+EVERY_UNIT = (
+    "from molsamp.learn import drive; drive.drive.__kwdefaults__['every'] = 0.0; "
+    "from molsamp.runs.cli import main; main()"
+)
+KILLED = {  # settings, and the file to kill at and to tear
+    "metadynamics": (SMALL, "HILLS"),
+    "opes": (KERNELS, "KERNELS"),
+    "wt-asbs": (LEARNT, "HILLS"),
+    "umbrella": (WINDOWS, "COLVAR"),
+}
+SAME = ("fes.dat", "COLVAR", "metrics.jsonl", "config.toml", "figures/profiles.csv")
 
 
 def molsamp(*arguments) -> int:
@@ -51,36 +66,44 @@ def test_a_run_folder_is_whole(finished):
     result = json.loads((finished / "result.json").read_text())
     assert result["verb"] == "free-energy" and result["engine"] == "analytic"
     assert {"dF:left->right", "ess", "ess_share", "disagreement"} <= set(result["results"])
-    for file in (*SAME, "report.html", "figures/profiles.svg", "figures/weights.svg"):
+    for file in (*SAME, "HILLS", "report.html", "figures/profiles.svg", "figures/weights.svg"):
         assert (finished / file).stat().st_size > 0, file
     page = (finished / "report.html").read_text()
     assert "What these free energies are" in page and "Profiles" in page
 
 
-@pytest.mark.parametrize("method", ["metadynamics", "wt-asbs"])
+@pytest.mark.parametrize("method", KILLED)
 def test_killed_at_any_moment_it_resumes_to_the_same_bytes(finished, tmp_path, method):
-    """Kill -9 as soon as HILLS has grown, and again later; the last line of HILLS is torn by hand as well."""
-    given = ["--cvs", "x", "--method", method, *(SETS if method == "metadynamics" else sets(method, LEARNT))]
+    """Kill -9 as soon as a file has begun, and again further on, with a checkpoint after every unit; a line is torn."""
+    settings, torn = KILLED[method]
+    given = ["--cvs", "x", "--method", method, *sets(method, settings)]
     if method != "metadynamics":
         finished = tmp_path / "whole"
         assert molsamp("free-energy", "double-well", "--out", finished, "--quiet", *given) == 0
-    folder, command = tmp_path / "r", [sys.executable, "-c", "from molsamp.runs.cli import main; main()"]
+    folder, command = tmp_path / "r", [sys.executable, "-c", EVERY_UNIT]
     first = [*command, "free-energy", "double-well", "--out", str(folder), "--quiet", *given]
     again = [*command, "free-energy", "--out", str(folder), "--resume", "--quiet"]
-    for arguments, file in ((first, "HILLS"), (again, "COLVAR")):
+    for arguments, name in ((first, torn), (again, "metrics.jsonl")):
+        file = folder / name
+        known = _size(file)
         process = subprocess.Popen(arguments)
         deadline = time.monotonic() + 60
-        while not (folder / file).exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
+        while _size(file) <= 4 * known and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         process.wait(10)
-    with (folder / "HILLS").open("a") as f:
+    with (folder / torn).open("a") as f:
         f.write(" 1.0 0.3")
     assert molsamp("free-energy", "--out", folder, "--resume", "--quiet") == 0
-    for name in SAME:
+    assert f"{torn}: its last line was torn" in (folder / "log.txt").read_text()
+    for name in (*SAME, torn):
         assert (folder / name).read_bytes() == (finished / name).read_bytes(), name
     ours, theirs = (json.loads((f / "result.json").read_text())["results"] for f in (folder, finished))
     assert ours == theirs
+
+
+def _size(file):
+    return file.stat().st_size if file.exists() else 0
 
 
 @pytest.mark.parametrize("damage", ["lost lines", "older"])

@@ -37,9 +37,9 @@ def make(
     """
     from molsamp.molecular.free_energy.diffusion.adjoint import AS, ASBS, WTASBS
     from molsamp.molecular.free_energy.umbrella import Umbrella
-    from molsamp.molecular.free_energy.walkers import Metadynamics, Walkers
+    from molsamp.molecular.free_energy.walkers import OPES, Metadynamics, Walkers
 
-    kinds = {kind.name: kind for kind in (Metadynamics, Walkers, Umbrella, AS, ASBS, WTASBS)}
+    kinds = {kind.name: kind for kind in (Metadynamics, OPES, Walkers, Umbrella, AS, ASBS, WTASBS)}
     if method not in kinds:
         raise ValueError(f"method {method!r} is unknown; allowed are {', '.join(METHODS)}")
     if device != "cpu":

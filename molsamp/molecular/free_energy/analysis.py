@@ -63,8 +63,8 @@ class Analysis:
         if self.by_bias is not None and (apart := table["disagreement"].value / job.task.kT) > AGREE:
             found.append(
                 f"The free energy by weights and the one by the bias differ by {apart:.1f} kT on average below "
-                f"{LOW:.0f} kT: the hills had not converged. The weights hold all the same; hills that grow "
-                "for longer make the production more efficient."
+                f"{LOW:.0f} kT: the bias had not converged. The weights hold all the same; {job.longer} would make the "
+                "production more efficient."
             )
         return found
 
@@ -88,7 +88,7 @@ class Analysis:
         if abs(moved) > 1.5 * spread:
             return [
                 f"{name} moved by {moved:.2g} kJ/mol over the second half of the production, more than its error "
-                "allows: it was still drifting. Let it run longer, or `settle` longer."
+                "allows: it was still drifting. Let it run longer (`production`), or `settle` longer."
             ]
         return []
 

@@ -11,7 +11,6 @@ many walkers, processes or devices share the work.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,8 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from molsamp.molecular.bias import GridBias
 from molsamp.molecular.cvs import CV
+from molsamp.molecular.free_energy.growing import Growing
 from molsamp.molecular.grids import Grid
 
 
@@ -41,11 +40,8 @@ class Kernel(NamedTuple):
     kT: float
 
 
-class Hills(GridBias):
-    """The sum of all hills so far, as a smooth bias; `deposit` gives the next one.
-
-    Along an axis that is not periodic hills are mirrored at the ends, so that the sum is not too low there (their
-    tails would be missing) and has no slope across; what lies beyond the ends deposits nothing.
+class Hills(Growing):
+    """The sum of all hills so far, as a smooth bias; see `Growing` for what happens at the ends of an axis.
 
     Args:
         cvs, values, ranges, event: as in `GridBias`; values are zero at first.
@@ -53,6 +49,10 @@ class Hills(GridBias):
     Raises:
         ValueError: a kernel that does not fit the grid: spacing above half its width, factor not above 1.
     """
+
+    word, least = "hills", 2
+    file = "HILLS"
+    fields = ("height", "biasf")
 
     def __init__(
         self,
@@ -62,18 +62,8 @@ class Hills(GridBias):
         event: tuple[int, ...],
         kernel: Kernel,
     ):
-        super().__init__(cvs, values, ranges, event)
+        super().__init__(cvs, values, ranges, event, kernel.width, kernel.factor, kernel.kT)
         self.kernel = kernel
-        if not kernel.factor > 1.0:
-            raise ValueError(f"the bias factor must be above 1, got {kernel.factor:g}")
-        if len(kernel.width) != len(self.grid.names):
-            raise ValueError(f"hills over {', '.join(self.grid.names)} need as many widths, got {kernel.width}")
-        for name, width, h, N in zip(self.grid.names, kernel.width, self.grid.spacing, self.grid.shape, strict=True):
-            if not width >= 2 * h * (1 - 1e-9):
-                raise ValueError(
-                    f"CV {name!r}: hills of width {width:g} need nodes at most {width / 2:g} apart, "
-                    f"{N} nodes are {h:.3g} apart"
-                )
 
     def deposit(self, s: Float[Tensor, "n k"]) -> tuple[Hills, Float[Tensor, " n"]]:
         """The bias after a batch at s, and the height of each hill in kJ/mol; 0 beyond the ends or at NaN."""
@@ -85,27 +75,11 @@ class Hills(GridBias):
 
     def joined(self, s: Float[Tensor, "n k"], heights: Float[Tensor, " n"]) -> Hills:
         """The bias with hills of given heights at s, as read from a file."""
-        axes = [self._rows(axis, s[:, axis].double().nan_to_num().numpy()) for axis in range(len(self.grid.shape))]
-        axes[0] = axes[0] * heights.double().numpy()[:, None]
-        more = axes[0].sum(0) if len(axes) == 1 else axes[0].T @ axes[1]
-        return self.valued(self.values + more)
+        return self.valued(self.values + self.summed(s, heights))
 
     def valued(self, values: Float[np.ndarray, "*N"]) -> Hills:
         """The same with other values at the nodes."""
         return Hills(self.cvs, values, self.grid.ranges, self.event, self.kernel)
-
-    @property
-    def scale(self) -> float:
-        """gamma / (gamma - 1): -F over V."""
-        gamma = self.kernel.factor
-        return 1.0 if math.isinf(gamma) else gamma / (gamma - 1.0)
-
-    def _rows(self, axis: int, s: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n N"]:
-        """exp(-(node - s)^2 / (2 w^2)) along one axis, its images included."""
-        (lo, hi), grid, w = self.grid.ranges[axis], self.grid, self.kernel.width[axis]
-        period = grid.period[axis]
-        images = [s, s - period, s + period] if period is not None else [s, 2 * lo - s, 2 * hi - s]
-        return sum(np.exp(-0.5 * ((grid.nodes(axis) - a[:, None]) / w) ** 2) for a in images)
 
     def offset(self) -> float:
         """c(t) = kT ln [sum exp(gamma/(gamma - 1) V/kT) / sum exp(V/((gamma - 1) kT))] over the nodes, kJ/mol.
@@ -120,6 +94,18 @@ class Hills(GridBias):
     def free_energy(self) -> Float[np.ndarray, "*N"]:
         """F = -gamma / (gamma - 1) V at the nodes, kJ/mol, minimum 0: the estimate by the bias."""
         return self.scale * (self.values.max() - self.values)
+
+    def columns(self, heights: Float[Tensor, " n"]) -> list[Float[Tensor, " n"]]:
+        """Heights scaled as PLUMED has them (see `plumed`), and gamma."""
+        return [self.scale * heights, torch.full_like(heights, self.factor)]
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """V at the nodes."""
+        return {"bias": torch.from_numpy(self.values)}
+
+    def restored(self, state: dict[str, Tensor]) -> Hills:
+        """The same hills with V of a checkpoint."""
+        return self.valued(state["bias"].numpy())
 
 
 def flat(cvs: Sequence[CV], grid: Grid, event: tuple[int, ...], kernel: Kernel) -> Hills:

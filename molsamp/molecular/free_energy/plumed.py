@@ -1,4 +1,4 @@
-"""Files in PLUMED's forms: HILLS, COLVAR and grids, written and read.
+"""Files in PLUMED's forms: HILLS, KERNELS, COLVAR and grids, written and read.
 
 Units are PLUMED's own: ps, nm, rad, kJ/mol. With a bias factor gamma PLUMED writes heights of HILLS scaled by
 gamma/(gamma - 1), so that their sum is -F rather than V; so do we (source: PLUMED manual, METAD).

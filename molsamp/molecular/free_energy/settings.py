@@ -47,22 +47,44 @@ class MDSettings(Strict):
     grid: GridSettings = GridSettings()
 
 
-class MetadynamicsSettings(MDSettings):
-    """Well-tempered metadynamics by many walkers on one bias, which is then frozen for the production.
+class GrowingSettings(MDSettings):
+    """A bias that many walkers make together, and which is then frozen for the production.
 
     Args:
         build: ps of each walker while the bias grows.
-        stride: ps between batches of hills, one hill a walker.
+        stride: ps between batches, one Gaussian a walker.
+    """
+
+    build: Positive = 1500.0
+    stride: Positive = 1.0
+
+
+class MetadynamicsSettings(GrowingSettings):
+    """Well-tempered metadynamics.
+
+    Args:
         height: of a whole batch, kJ/mol; each walker adds its share, so that their number does not matter.
         width: of the hills along each CV, in its units; by default a twentieth of its range.
         factor: gamma, the bias factor; inf for plain metadynamics.
     """
 
-    build: Positive = 1500.0
-    stride: Positive = 1.0
     height: float = Field(default=5.0, gt=0)
     width: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     factor: float = Field(default=10.0, gt=1)
+
+
+class OPESSettings(GrowingSettings):
+    """OPES; what a system has for the times of metadynamics holds for it too.
+
+    Args:
+        barrier: kJ/mol that are to be crossed, the depth of the bias; by default 16 kT.
+        width: of the kernels along each CV, in its units; by default the distance of two nodes.
+        factor: gamma, the bias factor; by default barrier / kT.
+    """
+
+    barrier: Annotated[float, Field(gt=0)] | None = None
+    width: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    factor: Annotated[float, Field(gt=1)] | None = None
 
 
 class UmbrellaSettings(MDSettings):
@@ -211,6 +233,7 @@ class WTASBSSettings(ASBSSettings):
 
 METHODS: dict[str, type[pydantic.BaseModel]] = {
     "metadynamics": MetadynamicsSettings,
+    "opes": OPESSettings,
     "md": MDSettings,
     "umbrella": UmbrellaSettings,
     "as": ASSettings,
@@ -222,6 +245,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "demo": {},
     "full": {
         "metadynamics": {"build": 5000.0, "production": 30000.0},
+        "opes": {"build": 5000.0, "production": 30000.0},
         "md": {"production": 30000.0},
         "umbrella": {"settle": 20.0, "production": 400.0, "record": 20.0},
     },

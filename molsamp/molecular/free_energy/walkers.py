@@ -1,13 +1,14 @@
-"""Many walkers side by side: unbiased dynamics, and well-tempered metadynamics on one shared bias.
+"""Many walkers side by side: unbiased dynamics, and well-tempered metadynamics or OPES on one shared bias.
 
-    build         The walkers move under the bias V of all hills so far; every `stride` each adds one.
+    build         The walkers move under the bias V that all hills so far make; every `stride` each adds one.
     production    V is frozen. After a time to settle every frame counts with weight exp(V(s)/kT): an ordinary
                   equilibrium average under a known bias, exact whether or not the hills had converged. The walkers are
                   independent of each other now, so their scatter is the error of everything.
 
-Both phases are rollouts of the engine, native where the energy is. The free energy by the bias, -gamma/(gamma-1) V,
-stands beside the one by weights: where they disagree the hills had not converged, or the production is too short. A
-third one weighs what the second half of the build saw with exp((V - c(t))/kT); it is exact as the hills get small.
+Both phases are rollouts of the engine, native where the energy is. The free energy by the bias, -gamma/(gamma-1) V of
+hills and -kT log P of OPES, stands beside the one by weights: where they disagree the bias had not converged, or the
+production is too short. A third one weighs what the second half of the build saw with exp((V - c(t))/kT), c being 0
+for OPES; it is exact as the bias comes to rest.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ from molsamp.learn.drive import Abandoned
 from molsamp.learn.networks import flatten_state, with_prefix
 from molsamp.molecular.bias import GridBias
 from molsamp.molecular.free_energy import plumed
-from molsamp.molecular.free_energy.hills import Hills, Kernel, flat
-from molsamp.molecular.free_energy.settings import MDSettings, MetadynamicsSettings
+from molsamp.molecular.free_energy.growing import Growing
+from molsamp.molecular.free_energy.hills import Kernel, flat
+from molsamp.molecular.free_energy.opes import OPESBias
+from molsamp.molecular.free_energy.settings import GrowingSettings, MDSettings, MetadynamicsSettings, OPESSettings
 from molsamp.molecular.free_energy.surface import Histogram
 from molsamp.molecular.free_energy.task import Task
 from molsamp.molecular.paths.free import end_to_end
@@ -37,6 +40,7 @@ from molsamp.molecular.work import Work
 
 UNIT = 20  # batches of hills in a unit of work
 BLOCKS = 64  # of walkers, at most
+BARRIER = 16.0  # kT, of OPES unless its settings say
 PIECE = 1 << 20  # evaluations between two looks at whether to stop
 
 
@@ -55,7 +59,8 @@ class Walkers(Work):
 
     name = "md"
     Settings: ClassVar[type[MDSettings]] = MDSettings
-    advice: ClassVar[str] = "Let them run longer, or take a method with a bias."  # where two states were not both seen
+    advice: ClassVar[str] = "Let them run longer (`production`), or take a method with a bias."  # to see two states
+    longer: ClassVar[str] = ""  # what lets the bias converge
 
     def __init__(self, task: Task, settings: Any = None, noise: Noise | None = None, **overrides: Any):
         self.task = task
@@ -198,7 +203,7 @@ class Walkers(Work):
     # ---------------------------------------------------------------- files and checkpoints
 
     def lines(self) -> dict[str, str]:
-        """What the last unit adds to HILLS and COLVAR."""
+        """What the last unit adds to HILLS or KERNELS, and to COLVAR."""
         return self._written
 
     def _write_colvar(self, s: Float[Tensor, "n k"], bias: Float[Tensor, " n"], **more: float) -> None:
@@ -209,25 +214,25 @@ class Walkers(Work):
         fields = ["time", "walker", *more, *self.grid.names, "bias"]
         self._written["COLVAR"] = self._headed(fields, self.recorded) + text
 
-    def _write_hills(self, text: str, first: int) -> None:
-        """Lines of HILLS, begun by the unit `first`."""
+    def _write_lines(self, text: str, first: int) -> None:
+        """Lines of HILLS or KERNELS, begun by the unit `first`."""
+        assert isinstance(self.bias, Growing)
         names = self.grid.names
-        fields = ["time", *names, *(f"sigma_{name}" for name in names), "height", "biasf"]
-        self._written["HILLS"] = self._headed(fields, first) + text
+        fields = ["time", *names, *(f"sigma_{name}" for name in names), *self.bias.fields]
+        self._written[self.bias.file] = self._headed(fields, first, **self.bias.facts) + text
 
-    def _hills(self, s: Float[Tensor, "n k"], heights: Float[Tensor, " n"]) -> str:
-        """A line a hill, heights scaled as PLUMED has them (see `plumed`)."""
-        assert isinstance(self.bias, Hills)
-        kernel, put = self.bias.kernel, heights > 0
-        n, scale = int(put.sum()), self.bias.scale
-        time = torch.full((n,), self.rows * self.task.timestep, dtype=torch.float64)
-        widths = [torch.full_like(time, w) for w in kernel.width]
-        columns = [time, *s[put].unbind(1), *widths, scale * heights[put], torch.full_like(time, kernel.factor)]
+    def _lines(self, s: Float[Tensor, "n k"], heights: Float[Tensor, " n"]) -> str:
+        """A line a Gaussian that was added."""
+        assert isinstance(self.bias, Growing)
+        put = heights > 0
+        time = torch.full((int(put.sum()),), self.rows * self.task.timestep, dtype=torch.float64)
+        widths = [torch.full_like(time, w) for w in self.bias.width]
+        columns = [time, *s[put].unbind(1), *widths, *self.bias.columns(heights[put])]
         return plumed.rows(*(c.numpy() for c in columns))
 
-    def _headed(self, fields: list[str], first: int) -> str:
+    def _headed(self, fields: list[str], first: int, **sets: object) -> str:
         """The header of a file, where this unit is the first that writes to it."""
-        return plumed.header(fields, self.grid) if self.k == first else ""
+        return plumed.header(fields, self.grid, False, **sets) if self.k == first else ""
 
     def _state(self) -> dict[str, Tensor]:
         flat = {
@@ -235,8 +240,8 @@ class Walkers(Work):
             "history": torch.tensor(self.history, dtype=torch.float64),
             "grown": torch.tensor(self.grown, dtype=torch.float64),
         }
-        if isinstance(self.bias, Hills):
-            flat["bias"] = torch.from_numpy(self.bias.values)
+        if isinstance(self.bias, Growing):
+            flat |= self.bias.to_tensors()
         flat |= {f"snapshot{i}": x for i, x in enumerate(self.snapshots)}
         flat |= flatten_state("histogram", self.histogram.to_tensors())
         return flat | flatten_state("walkers", self.p.to_tensors())
@@ -245,8 +250,8 @@ class Walkers(Work):
         self.rows = int(state["rows"])
         self.histogram = self.histogram.restored(with_prefix("histogram", state))
         self.history, self.grown = state["history"].tolist(), state["grown"].tolist()
-        if isinstance(self.bias, Hills):
-            self.bias = self.bias.valued(state["bias"].numpy())
+        if isinstance(self.bias, Growing):
+            self.bias = self.bias.restored(state)
         self.snapshots = []
         while (name := f"snapshot{len(self.snapshots)}") in state:
             self.snapshots.append(state[name])
@@ -258,30 +263,36 @@ class Metadynamics(Walkers):
     """Well-tempered metadynamics with a production under the frozen bias; arguments as in `Walkers`."""
 
     name = "metadynamics"
-    Settings = MetadynamicsSettings
+    Settings: ClassVar[type[GrowingSettings]] = MetadynamicsSettings
     advice = "Let the bias grow for longer (`build`), or choose CVs that tell the two apart."
+    longer = "a longer `build`"
 
     def _begin(self) -> None:
         super()._begin()
         s, task = self.settings, self.task
-        width = s.width or tuple((hi - lo) / 20 for lo, hi in self.grid.ranges)
-        self.bias = flat(task.cvs, self.grid, task.system.event, Kernel(s.height, tuple(width), s.factor, task.kT))
+        self.bias = self._no_bias()
         self.growing = Histogram.empty(self.grid, task.kT, blocks(s.walkers))
         self.stride = task.rows(s.stride, "stride")
         self.built = -(-task.rows(s.build, "build") // (self.stride * UNIT))
         self.settled, self.total = self.settled + self.built, self.total + self.built
 
-    bias: Hills
+    bias: Growing
+
+    def _no_bias(self) -> Growing:
+        """The bias before the first batch."""
+        s, task = self.settings, self.task
+        width = s.width or tuple((hi - lo) / 20 for lo, hi in self.grid.ranges)
+        return flat(task.cvs, self.grid, task.system.event, Kernel(s.height, tuple(width), s.factor, task.kT))
 
     def _first_states(self) -> list[str]:
         return list(self.task.system.states)
 
     def by_bias(self) -> Float[np.ndarray, "*N"]:
-        """-gamma/(gamma - 1) V, kJ/mol."""
+        """F as the bias has it: of hills -gamma/(gamma - 1) V."""
         return self.bias.free_energy()
 
     def _build(self) -> dict[str, Any]:
-        """A unit of batches of hills."""
+        """A unit of batches."""
         text = []
         for _ in range(UNIT):
             path = self._carry(self.stride, self.stride)
@@ -290,19 +301,19 @@ class Metadynamics(Walkers):
             if 2 * self.k >= self.built:
                 self._weigh(s)
             self.bias, heights = self.bias.deposit(s)
-            text.append(self._hills(s, heights))
-        self._write_hills("".join(text), 0)
+            text.append(self._lines(s, heights))
+        self._write_lines("".join(text), 0)
         self._note_bias()
         return {"note": self._word("build", 0, self.built), "height": float(heights.sum())}
 
     def _weigh(self, s: Float[Tensor, "n k"]) -> None:
-        """Walkers under growing hills, by c(t)."""
+        """Walkers under a growing bias, of hills by c(t)."""
         groups = len(self.growing.weight)
         logw = (self.bias.at(s) - self.bias.offset()) / self.task.kT
         self.growing = self.growing.add(s.view(-1, groups, s.shape[1]), logw.view(-1, groups))
 
     def others(self) -> dict[str, Estimate]:
-        """The differences by c(t); walkers that share a bias know a little of each other, which intervals do not."""
+        """The differences by the growing bias; walkers that share one know of each other, which intervals do not."""
         return self.differences(self.growing, "dF_growing")
 
     def _state(self) -> dict[str, Tensor]:
@@ -311,3 +322,17 @@ class Metadynamics(Walkers):
     def _load(self, state: dict[str, Tensor]) -> None:
         super()._load(state)
         self.growing = self.growing.restored(with_prefix("growing", state))
+
+
+class OPES(Metadynamics):
+    """OPES in place of hills: a bias from the probability that walkers have found so far; arguments as in `Walkers`."""
+
+    name = "opes"
+    Settings = OPESSettings
+    longer = "a longer `build`, or narrower kernels (`width`),"
+
+    def _no_bias(self) -> Growing:
+        s, task, grid = self.settings, self.task, self.grid
+        width = s.width or grid.spacing
+        barrier = s.barrier or BARRIER * task.kT
+        return OPESBias.empty(task.cvs, grid, task.system.event, width, s.factor or barrier / task.kT, task.kT, barrier)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ import torch
 from molsamp import Noise
 from molsamp.molecular import load
 from molsamp.molecular.free_energy.analysis import analyse
+from molsamp.molecular.free_energy.diffusion.adjoint import AS, ASBS, WTASBS
 from molsamp.molecular.free_energy.task import Task
-from molsamp.molecular.free_energy.walkers import Metadynamics, Walkers
+from molsamp.molecular.free_energy.umbrella import Umbrella
+from molsamp.molecular.free_energy.walkers import OPES, Metadynamics, Walkers
 
 TINY = {"walkers": 16, "settle": 0.2, "production": 0.8, "frame": 0.04, "record": 0.2, "snapshots": 2}
 HILLS = {"build": 0.8, "stride": 0.02, "height": 0.02, "width": [0.15], "factor": 8.0}
@@ -91,6 +94,14 @@ def test_two_cvs_agree_with_one(well):
     both = Walkers(Task.of(well, ["x", "y"]), noise=Noise(3), grid={"nodes": 40, "ranges": [[-2, 2], [-2, 2]]}, **TINY)
     one = Walkers(Task.of(well, ["x"]), noise=Noise(3), grid={"nodes": 40, "ranges": [[-2, 2]]}, **TINY)
     assert np.allclose(both.fit().histogram.profile(0).F, one.fit().histogram.surface().F)
+
+
+@pytest.mark.parametrize("kind", [Walkers, Metadynamics, OPES, Umbrella, AS, ASBS, WTASBS])
+def test_advice_names_settings_that_the_method_has(kind):
+    """Every word in `...` is a setting of that method; with a bias, advice on how to let it converge names one."""
+    named = re.findall(r"`(\w+)`", kind.advice + kind.longer)
+    assert named and set(named) <= set(kind.Settings.model_fields)
+    assert bool(re.search("`", kind.longer)) == (kind not in (Walkers, Umbrella))
 
 
 @pytest.mark.parametrize("stop", [0, 1, 3, 5])

@@ -50,6 +50,7 @@ class AdjointSampler(Walkers):
 
     Settings = DiffusionSettings
     advice = "Take hills (--method wt-asbs), or let it learn for longer (`epochs`)."
+    longer = "more `epochs`"
     bias: Hills
 
     def _begin(self) -> None:
@@ -181,7 +182,7 @@ class AdjointSampler(Walkers):
         metrics: dict[str, Any] = {"outside": 1.0 - float(good.float().mean())}
         if epoch < s.epochs - max(1, round(s.frozen * s.epochs)) and self.height > 0.0:
             self.bias, heights = self.bias.deposit(cv)
-            self._write_hills(self._hills(cv, heights), self.warm)
+            self._write_lines(self._lines(cv, heights), self.warm)
             self._note_bias()
             metrics["height"] = float(heights.sum())
         slope = self._slope(x1).masked_fill(~good.view(-1, *[1] * (x1.dim() - 1)), torch.nan)

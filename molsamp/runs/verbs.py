@@ -1,0 +1,170 @@
+"""The verbs of the command line that make a run: how each finds its settings, its job, and what the job found.
+
+Contract: `settle` and `make` find everything that can be wrong with the input, before there is a folder. What `analyse`
+returns can `save` itself to a folder and give its `summary` for result.json and its `figures`, the data of the report.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from molsamp.runs import config as settings
+from molsamp.runs.config import Config, FreeEnergyConfig, PathsConfig, Table
+from molsamp.runs.config_image import PRESETS, BenchConfig, ImageConfig
+
+
+class Verb(ABC):
+    """What the command line can do with a system or a model: its subject."""
+
+    name: str
+
+    @abstractmethod
+    def settle(
+        self, options: Mapping[str, Any], sets: Sequence[str], file: Path | None, written: Table
+    ) -> tuple[Config, Any]:
+        """(the settings in force, the subject), from the command line and what is `written` in `file`.
+
+        Raises:
+            ValueError: a setting that is not allowed, or a subject that cannot be had.
+        """
+
+    @abstractmethod
+    def make(self, config: Config, subject: Any) -> Any:
+        """The job, a `learn.drive.Job`.
+
+        Raises:
+            ValueError: settings that do not go together.
+        """
+
+    @abstractmethod
+    def analyse(self, job: Any, config: Config) -> Any:
+        """What a finished job found."""
+
+    @abstractmethod
+    def describe(self, subject: Any) -> dict[str, Any]:
+        """What the figures need of the subject, for figures/states.json."""
+
+    def rescue(self, job: Any, folder: Path, config: Config) -> str:
+        """Save what is good of a job that failed; returns a remark for the user."""
+        return ""
+
+
+@dataclass(frozen=True)
+class OfSystem(Verb):
+    """A verb on a molecule or a toy.
+
+    Args:
+        name: as on the command line.
+        room: the module that does it: `settings.METHODS` and `settings.PRESETS`, `make`, `analysis.analyse`.
+        config: its settings.
+    """
+
+    name: str
+    room: str
+    config: type[Config]
+
+    def settle(
+        self, options: Mapping[str, Any], sets: Sequence[str], file: Path | None, written: Table
+    ) -> tuple[Config, Any]:
+        """As `Verb`; the system's own settings stand below the preset."""
+        from molsamp.molecular.system import load
+
+        name = options.get("system") or written.get("system")
+        system = load(name) if name else None
+        room = import_module(f"{self.room}.settings")
+        own = system.methods if system else {}
+        config = settings.build(self.config, options, sets, room.METHODS, room.PRESETS, file, own)
+        return settings.with_system(config, system)
+
+    def make(self, config: Config, subject: Any) -> Any:
+        """As `Verb`."""
+        return import_module(self.room).make(
+            subject,
+            config.method,
+            config.of_method,
+            seed=config.seed,
+            energy=config.energy,
+            device=config.device,
+            **config.arguments,
+        )
+
+    def analyse(self, job: Any, config: Config) -> Any:
+        """As `Verb`."""
+        return import_module(f"{self.room}.analysis").analyse(job)
+
+    def describe(self, subject: Any) -> dict[str, Any]:
+        """Title, axes with periods, start and end, discs of the states.
+
+        Returns:
+            {"title", "reduced", "cvs": [{"name", "period", "unit"}], "start", "end",
+             "states": {name: {"values": {cv: centre}, "radius", "metric"}}}.
+        """
+        states = {
+            name: {"values": dict(state.values), "radius": state.radius, "metric": state.metric}
+            for name, state in subject.states.items()
+        }
+        return {
+            "title": subject.title,
+            "reduced": subject.masses is None,
+            "cvs": [{"name": name, "period": cv.period[0], "unit": cv.unit[0]} for name, cv in subject.cvs.items()],
+            "start": subject.settings.start,
+            "end": subject.settings.end,
+            "states": states,
+        }
+
+
+@dataclass(frozen=True)
+class OfModel(Verb):
+    """A verb on a model of pictures; the molecular room is not imported.
+
+    Args:
+        name: as on the command line.
+        module: the module that does it: `make` and `analyse`.
+        config: its settings.
+    """
+
+    name: str
+    module: str
+    config: type[Config]
+
+    def settle(
+        self, options: Mapping[str, Any], sets: Sequence[str], file: Path | None, written: Table
+    ) -> tuple[Config, Any]:
+        """As `Verb`; a file of weights is known by its sha256, so that other weights are not taken for the same."""
+        from molsamp.image.subject import Subject, fingerprint
+
+        config: Any = settings.build(self.config, options, sets, {}, PRESETS[self.name], file)
+        subject = Subject.of(config.model, config.label, config.guidance, config.threshold)
+        weights = fingerprint(config.model)
+        if config.weights not in (None, weights):
+            raise ValueError(
+                f"weights: {config.model} has the sha256 {weights}, the settings were made for {config.weights}"
+            )
+        return config.model_copy(update={"weights": weights}), subject
+
+    def make(self, config: Config, subject: Any) -> Any:
+        """As `Verb`."""
+        return import_module(self.module).make(config, subject)
+
+    def analyse(self, job: Any, config: Config) -> Any:
+        """As `Verb`."""
+        return import_module(self.module).analyse(job, config)
+
+    def describe(self, subject: Any) -> dict[str, Any]:
+        """The shape of a picture and the number of classes."""
+        return {"event": list(subject.denoiser.event), "classes": subject.denoiser.conditional}
+
+    def rescue(self, job: Any, folder: Path, config: Config) -> str:
+        """Save the pictures so far, at their last good state."""
+        return import_module(self.module).rescue(job, folder, config)
+
+
+PATHS = OfSystem("paths", "molsamp.molecular.paths", PathsConfig)
+FREE_ENERGY = OfSystem("free-energy", "molsamp.molecular.free_energy", FreeEnergyConfig)
+IMAGE = OfModel("image", "molsamp.runs.pictures", ImageConfig)
+IMAGE_BENCH = OfModel("image bench", "molsamp.runs.bench", BenchConfig)
