@@ -1,9 +1,9 @@
 """AutoDiffusion: times of five steps searched on 32 noises, scored on 256 others; and blocks of the U-Net left out.
 
 The baseline is the paper's, DDIM on the uniform grid. Beside it stand the best of the four kinds of grid, chosen on the
-search's noises, for which nobody needs an evolution, and the same for UniPC. For blocks, 5 of 25 (5 in each of 5 steps of
-the MNIST network) are left out where the search says, against the best single block left out at every step, chosen on
-the same noises.
+search's noises, for which nobody needs an evolution, and the same for UniPC. For blocks, 5 of 25 (5 in each step of the
+MNIST network) are left out where the search says, against the best single block left out at every step, chosen on the
+same noises.
 """
 
 from __future__ import annotations

@@ -72,15 +72,14 @@ def test_a_space_used_up():
 
 
 def test_candidates_of_nodes():
-    """Whatever is drawn is an increasing subset; a mutant differs; a child's nodes come from its parents where they can."""
+    """Whatever is drawn is an increasing subset; a mutant differs; a child of one parent is that parent."""
     space, u = Nodes(9, 4), _uniforms(Noise(5))
     for _ in range(200):
         one, other = space.random(u), space.random(u)
         for c in (one, space.mutate(one, 0.1, u), space.cross(one, other, u)):
-            assert list(c) == sorted(set(c)) and len(c) == 4 and 0 <= c[0] and c[-1] < 9
+            assert list(c) == sorted(set(c)) and len(c) == 4 and c[0] >= 0 and c[-1] < 9
         assert space.mutate(one, 0.0, u) != one
-        if len(set(one) | set(other)) == 8 and len(set(space.cross(one, one, u)) ^ set(one)) == 0:
-            assert set(space.cross(one, other, u)) & (set(one) | set(other))
+        assert space.cross(one, one, u) == one
     with pytest.raises(ValueError, match="5 different nodes cannot be chosen from 4"):
         Nodes(4, 5)
 
