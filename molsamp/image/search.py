@@ -281,7 +281,7 @@ class Times:
 
 
 def per_step(times: Sequence[float], values: Sequence[Any]) -> Callable[[float], Any]:
-    """t -> the value of the step that evaluates at t: step i does so in (times[i + 1], times[i]], the last at the end too."""
+    """t -> the value of the step that evaluates at t: step i in (times[i + 1], times[i]], the last at its end too."""
     rising = [-t for t in times[1:-1]]
     return lambda t: values[bisect_right(rising, -t)]
 

@@ -1,7 +1,7 @@
-"""Skip-Tuning: what a U-Net's decoder gets from its encoder is scaled, rho_i skip_i, while it samples; nothing is trained.
+"""Skip-Tuning: what a U-Net's decoder gets from its encoder is scaled while it samples; nothing is trained.
 
-Factors fall linearly with depth, from `bottom` at the deepest skip to `top` at the shallowest; all 1 is the network as it
-is, bit for bit. `tuned` does it for the U-Nets here, `Scaled` for any network that joins its skips by `torch.cat`.
+Skip i enters as rho_i skip_i, with rho linear in depth from `bottom` at the deepest to `top` at the shallowest; all 1 is
+the network as it is, bit for bit. `tuned` does it for the U-Nets here, `Scaled` for any that joins by `torch.cat`.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ class Scaled(nn.Module):
         modules = dict(net.named_modules())
         for name in factors:
             if name not in modules:
-                raise ValueError(f"module {name!r} is unknown;{nearest(name, modules)} see named_modules() of the network")
+                raise ValueError(
+                    f"module {name!r} is unknown;{nearest(name, modules)} see named_modules() of the network"
+                )
         self.net, self.factors = net, dict(factors)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:

@@ -96,7 +96,8 @@ def test_diffusers():
     diffusers = pytest.importorskip("diffusers")
     with seeded(Noise(5)):
         net = diffusers.UNet2DModel(
-            sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(8, 16), norm_num_groups=4,
+            sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, norm_num_groups=4,
+            block_out_channels=(8, 16),
             down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
         ).eval()  # fmt: skip
     x, t = X[:, :, :8, :8], torch.tensor([10, 20, 30])
@@ -108,7 +109,9 @@ def test_diffusers():
     with torch.no_grad():
         plain, scaled = net(x, t).sample, Scaled(net, {"up_blocks.0": 0.7})(x, t).sample
         hook = net.up_blocks[0].register_forward_pre_hook(
-            lambda m, a, k: scale(m, a, k) if "res_hidden_states_tuple" in k else ((a[0], tuple(0.7 * b for b in a[1]), *a[2:]), k),
+            lambda m, a, k: (
+                scale(m, a, k) if "res_hidden_states_tuple" in k else ((a[0], tuple(0.7 * b for b in a[1]), *a[2:]), k)
+            ),
             with_kwargs=True,
         )
         by_hand = net(x, t).sample
