@@ -1,7 +1,7 @@
 """Skip-Tuning: what a U-Net's decoder gets from its encoder is scaled while it samples; nothing is trained.
 
-Skip i enters as rho_i skip_i, with rho linear in depth from `bottom` at the deepest to `top` at the shallowest; all 1 is
-the network as it is, bit for bit. `tuned` does it for the U-Nets here, `Scaled` for any that joins by `torch.cat`.
+Skip i enters as rho_i skip_i, with rho linear in depth from `bottom` at the deepest to `top` at the shallowest; all 1
+is the network as it is, bit for bit. `tuned` does it for the U-Nets here, `Scaled` for any that joins by `torch.cat`.
 """
 
 from __future__ import annotations
