@@ -1,9 +1,9 @@
 """AutoDiffusion: times of five steps searched on 32 noises, scored on 256 others; and blocks of the U-Net left out.
 
-The baseline is the paper's, DDIM on the uniform grid. Beside it stand the best of the four kinds of grid, chosen on
-the search's noises, for which nobody needs an evolution, and the same for UniPC. For blocks, 5 of 25 (5 in each of 5
-steps of the MNIST network) are left out where the search says, against the best single block left out at every step,
-chosen on the same noises.
+The baseline is the paper's, DDIM on the uniform grid. Beside it stand the best of the four kinds of grid, chosen on the
+search's noises, for which nobody needs an evolution, and the same for UniPC. For blocks, 5 of 25 (5 in each step of the
+MNIST network) are left out where the search says, against the best single block left out at every step, chosen on the
+same noises.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SMALL = Settings(population=20, mutants=10, crossings=4, parents=6, epochs=8, ra
 
 
 def measure(seed: int) -> dict[str, float]:
-    """About 50 CPU seconds, most of it in the U-Net."""
+    """About 65 CPU seconds, most of it in the U-Net."""
     noise = Noise(seed).child("autodiffusion")
     model, figures = load("digits"), {}
     for solver, names in (("ddim", ("method", "baseline", "best kind of grid")), ("unipc-2", None)):
@@ -52,12 +52,12 @@ def _blocks(noise: Noise) -> dict[str, float]:
 
     leave = [(), *((k,) for k in range(BLOCKS))]
     found = search(
-        told.denoiser(), "ddim", STEPS, noise=noise.child("search"), n=16, size=60, settings=SMALL, edited=edited,
+        told.denoiser(), "ddim", STEPS, noise=noise.child("search"), n=12, size=60, settings=SMALL, edited=edited,
         leave=leave, least=STEPS,
     )  # fmt: skip
     times = found.about["times"]
     everywhere = [edited(lambda t, k=k: Edit(without=(k,))) for k in range(BLOCKS)]
-    chosen = _least([_errors(m, "ddim", [times], noise.child("search"), 16)[0] for m in everywhere])
+    chosen = _least([_errors(m, "ddim", [times], noise.child("search"), 12)[0] for m in everywhere])
     searched = edited(per_step(times, [Edit(without=out) for out in found.about["without"]]))
     models = {"as searched": searched, "the same at every step": everywhere[chosen]}
     return {

@@ -206,28 +206,31 @@ def _adjoint(job: _Job, start: Tensor) -> Gradient:
 
 
 class _Beside:
-    """The model whose state is alpha (y, a, g): data prediction (X - sigma E) / alpha with E as in the module."""
+    """The model whose state is alpha (y, a, g): data prediction (x - sigma E) / alpha with E as in the module."""
+
+    schedule: Schedule
+    event: tuple[int, ...]
 
     def __init__(self, model: Model, wrt: tuple[Tensor, ...], shape: tuple[int, ...]):
-        self.schedule: Schedule = model.schedule
+        self.schedule = model.schedule
         self.model, self.wrt = model, wrt
         self.shapes = [shape, shape, *(tuple(w.shape) for w in wrt)]
         self.sizes = [torch.Size(s).numel() for s in self.shapes]
-        self.event: tuple[int, ...] = (sum(self.sizes),)
+        self.event = (sum(self.sizes),)
 
     def parts(self, X: Tensor) -> list[Tensor]:
-        """x, a and every g out of the one vector."""
+        """alpha y, alpha a and every alpha g out of the one vector."""
         return [part.view(shape) for part, shape in zip(X[0].split(self.sizes), self.shapes, strict=True)]
 
-    def __call__(self, X: Tensor, t: float) -> Tensor:
+    def __call__(self, x: Tensor, t: float) -> Tensor:
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
-        x, b, *_ = self.parts(X)
+        X, b, *_ = self.parts(x)
         with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            eps = (x - alpha * self.model(x, t)) / sigma
-            J, *others = _grad([eps], (x, *self.wrt), [b / alpha])
-        E = torch.cat([eps.detach().flatten(), -alpha * J.flatten(), *(-g.flatten().to(X) for g in others)])
-        return (X - sigma * E) / alpha
+            X = X.detach().requires_grad_()
+            eps = (X - alpha * self.model(X, t)) / sigma
+            J, *others = _grad([eps], (X, *self.wrt), [b / alpha])
+        E = torch.cat([eps.detach().flatten(), -alpha * J.flatten(), *(-g.flatten().to(x) for g in others)])
+        return (x - sigma * E) / alpha
 
 
 def _grad(outputs: Sequence[Tensor], inputs: Sequence[Tensor], pulls: Sequence[Tensor] | None = None) -> list[Tensor]:

@@ -281,7 +281,7 @@ class Times:
 
 
 def per_step(times: Sequence[float], values: Sequence[Any]) -> Callable[[float], Any]:
-    """t -> the value of the step that evaluates at t, step i in (times[i + 1], times[i]]; the end is the last's."""
+    """t -> the value of the step that evaluates at t: step i in (times[i + 1], times[i]], the last at its end too."""
     rising = [-t for t in times[1:-1]]
     return lambda t: values[bisect_right(rising, -t)]
 
@@ -301,7 +301,7 @@ def search(
     least: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Found:
-    """Times for a solver, and blocks to leave out at every step, that sample nearest to fine trajectories.
+    """Times for a solver, and blocks to leave out at every step, that sample nearest to the model's fine trajectories.
 
     `found.about["times"]` is a grid for `sample`; with `edited`, `found.about["without"]` has the blocks left out at
     each step, and half of the epochs search times alone, the rest both together (two stages, as published).
