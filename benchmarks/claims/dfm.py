@@ -2,7 +2,8 @@
 
 Both perceptrons have hidden layers of the same width, as many gradient steps on as many pictures, and as many calls in
 sampling. How the calls are shared between the levels is chosen against training pictures, on other noises than are
-scored. "plain, ..." and "levels, ..." say how either does with more calls, and how long its training took.
+scored. "plain, ..." and "levels, ..." say how either does with more calls, and how long its training took. The sliced
+Wasserstein distance does not tell the two apart at 8 calls (seeds 1 to 3); the energy distance does.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from molsamp.image import data, sliced_wasserstein
 from molsamp.image.pyramid import climb, staircase, train
 
 CLAIM = (
-    "a flow of two pyramid levels, one after the other, samples digits nearer to held-out ones than plain flow matching "
-    "at equal training and 8 calls (Haji-Ali et al., NeurIPS 2025)"
+    "a flow of two pyramid levels, one after the other, samples digits nearer to held-out ones than plain flow "
+    "matching at equal training and 8 calls (Haji-Ali et al., NeurIPS 2025)"
 )
 UNIT = "squared energy distance to 180 held-out digits, 1024 samples; lower is better"
 SAMPLES, CALLS, MORE, STEPS = 1024, 8, 32, 2500

@@ -1,11 +1,11 @@
 """Decomposable flow matching: the levels of a Laplacian pyramid flow from noise to data, each on its own clock.
 
 A picture is the sum of its levels, coarse ones first: X_1 = down(X), X_s = down_s(X) - up(down_(s-1)(X)). On straight
-lines x_s = (1 - t_s) X_s + t_s N_s, one network gives every dx_s/dt_s = N_s - X_s from all levels at their times. Sampling
-follows a path of (t_1, .., t_S) through the cube from all 1 to all 0, by default a staircase, level after level.
+lines x_s = (1 - t_s) X_s + t_s N_s, one network gives every dx_s/dt_s = N_s - X_s from all levels at their times.
+Sampling follows a path of (t_1, .., t_S) through the cube from all 1 to all 0, for example a `staircase`.
 
-All levels are packed in one vector, so that a row is that of any flow, with a Tensor of steps, one per entry, in place of
-a number where levels do not step alike; with a single level it is plain flow matching, bit for bit.
+All levels are packed in one vector, so that a row is that of any flow, with a Tensor of steps, one per entry, in place
+of a number where levels do not step alike; with a single level it is plain flow matching, bit for bit.
 """
 
 from __future__ import annotations

@@ -9,6 +9,10 @@ Three kinds of block carry x over an interval of h from s to t, all of them Heun
 
 H and P are rows on the flow of a model; R is a row on the pair (x, v), which the refiner moves (`Refined`). The first
 block is an H, R blocks come last: the velocity must have settled before it is only corrected.
+
+The paper also compiles each kind of block. That is left out: in one measurement on a CPU thread `torch.compile` took 25
+and 18 % off the time of the digits network (batches of 16 and 256) and slowed the refiner by 34 and 9 %. It needs a
+C++ compiler and rounds otherwise, so that the same seed is other bytes. `Denoiser` takes a compiled network like any.
 """
 
 from __future__ import annotations

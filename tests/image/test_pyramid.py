@@ -92,7 +92,7 @@ def test_the_loss_of_one_level_is_plain_flow_matching(pictures):
 
 
 def test_batches_of_two_levels(pictures):
-    """Times by stage: the coarse one on its way with the fine one noise, or nearly done with the fine one on its way."""
+    """By stage: the coarse one on its way and the fine one noise, or nearly done and the fine one on its way."""
     pyramid = Pyramid.of(pictures[0].view(-1, *EVENT), 2)
     given = batch(pyramid, pyramid.split(pictures[0].view(-1, *EVENT)), Noise(5), 0, 400, near=0.1)
     coarse, fine = given["t"].T
