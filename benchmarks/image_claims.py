@@ -1,8 +1,8 @@
 """Does each special method of the image room do at small scale what its paper says, against the baseline of its paper?
 
 Every file of benchmarks/claims measures one: a figure of the method and of its baseline, lower is better, for a seed
-on 256 noises or more that chose nothing. The ratio of the two is averaged over seeds (geometric mean), its 95 % interval is
-Student's; a claim holds where the interval lies below 1.
+on 256 noises or more that chose nothing. The ratio of the two is averaged over seeds (geometric mean), its 95 %
+interval is Student's; a claim holds where the interval lies below 1.
 
     python benchmarks/image_claims.py [--claims teleport,mrs] [--seeds 1,2,3] [--table]
 """
