@@ -109,7 +109,7 @@ def test_unknown_names_are_told_the_known_ones():
 def test_a_pickle_is_not_read(tmp_path):
     file = tmp_path / "net.pt"
     torch.save(make(SMALL, Noise(0)).state_dict(), file)
-    with pytest.raises(ValueError, match=r"net\.pt is not a safetensors file, the only form that is read"):
+    with pytest.raises(ValueError, match=r"net\.pt is a pickle"):
         load(file)
 
 
