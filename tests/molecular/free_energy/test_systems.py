@@ -12,15 +12,11 @@ NAMES = [name for name, _ in systems()]
 
 @pytest.mark.parametrize("name", NAMES)
 def test_classical_methods_take_every_system_as_it_is(name):
-    """All states on the grid, regions that have cells and share none; a region called like a state is around it.
-
-    Toys ask for a million steps of each walker at most: times in their units, not in picoseconds.
-    """
+    """All states on the grid, regions that have cells and share none; a region called like a state is around it."""
     system = load(name)
-    for method in ("metadynamics", "opes", "md", "umbrella"):
+    for method in ("metadynamics", "md", "umbrella"):
         job = make(system, method, method_settings(method, system.methods), seed=0)
         assert job.total > 0 and job.p.x.shape[0] == job.settings.walkers
-        assert system.masses is not None or job.total * job.record <= 1e6
     minima = torch.stack([state.x for state in system.states.values()])
     cells = job.grid.cell(job.task.values(minima)).tolist()
     assert min(cells) >= 0
