@@ -102,7 +102,7 @@ def test_a_file_comes_back_as_it_was(small):
 
 
 def test_unknown_names_are_told_the_known_ones():
-    with pytest.raises(ValueError, match=f"model 'cifar' is unknown, allowed are {', '.join(NAMES)} or a file"):
+    with pytest.raises(ValueError, match=f"model 'cifar' is unknown; Allowed: {', '.join(NAMES)}, or a file"):
         load("cifar")
 
 
