@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, Protocol, runtime_checkable
@@ -30,18 +31,18 @@ class Schedule(Protocol):
     def g2(self, t: float) -> float: ...
 
 
-class Preserving:
+class Preserving(ABC):
     """alpha^2 + sigma^2 = scale^2 of sigma alone: what schedules told by log alpha have in common."""
 
     scale: float = 1.0
 
+    @abstractmethod
     def log_alpha(self, t: float) -> float:
         """log alpha, falling in t from 0."""
-        raise NotImplementedError
 
+    @abstractmethod
     def time_of(self, minus_log_alpha: float) -> float:
         """The inverse of -`log_alpha`."""
-        raise NotImplementedError
 
     def alpha(self, t: float) -> float:
         """Signal coefficient."""
@@ -66,9 +67,9 @@ class Preserving:
         """d sigma^2/dt - 2 f sigma^2 = -2 f scale^2."""
         return -2.0 * self.scale**2 * self.f(t)
 
+    @abstractmethod
     def f(self, t: float) -> float:
         """d log alpha / dt."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
