@@ -28,9 +28,6 @@ from molsamp.image.compensation import compensated, search
 from molsamp.image.solvers import SOLVERS
 
 RESULTS = ROOT / "benchmarks" / "results" / "image_best.json"
-EXERCISED = ("solvers", "sampling", "compensation", "denoiser", "ideal", "networks")
-CODE = ("molsamp/engine", *(f"molsamp/image/{name}.py" for name in EXERCISED), "benchmarks/pictures.py")
-MODELS = ("gaussians", "ideal:digits", "ideal:mnist", "digits", "digits, guided", "mnist", "mnist, guided")
 GRIDS = ("uniform", "quadratic", "log-snr", "karras")
 CHOOSING, SCORING, SEEDS, SEARCHED = 128, 256, (1, 2, 3), 10
 BOOTSTRAP = 2000
@@ -38,9 +35,7 @@ BOOTSTRAP = 2000
 
 def candidates(calls: int) -> list[tuple[str, str]]:
     """Deterministic solvers on grids; DC-Solver of two orders beside them."""
-    known = [
-        k for k, s in SOLVERS.items() if s.least <= calls and k not in ("ddpm", "edm", "sde-dpm++1", "sde-dpm++2m")
-    ]
+    known = [k for k, s in SOLVERS.items() if s.least <= calls and k not in (*pictures.STOCHASTIC, "unipc", "dc")]
     return [*product(known, GRIDS), *product(("dc-2", "dc-3"), GRIDS)]
 
 
@@ -117,7 +112,7 @@ def table(entries: list[dict]) -> str:
         f"{'model':15} {'calls':>5} {'ours':>24} {'RMSE':>7} {'theirs':>26} {'RMSE':>7} {'ratio':>20} "
         f"{'grid':>20} {'dc-2 / unipc-2':>20}"
     ]
-    for e in sorted(entries, key=lambda e: (MODELS.index(e["model"]), e["calls"])):
+    for e in sorted(entries, key=lambda e: (pictures.MODELS.index(e["model"]), e["calls"])):
         shown = [_interval(e[k]) for k in ("ratio", "ratio on our grid", "dc-2 over unipc-2")]
         name = f"{e['ours']['solver']} {e['ours']['grid']}"
         lines.append(
@@ -134,12 +129,12 @@ def _interval(r: dict[str, float]) -> str:
 def main() -> None:
     """Measure what is missing, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", default=";".join(MODELS), help="parted by ;")
+    parser.add_argument("--models", default=";".join(pictures.MODELS), help="parted by ;")
     parser.add_argument("--calls", default="5,6,8,10")
     parser.add_argument("--table", action="store_true", help="measure nothing")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    results, code = Results(RESULTS, ("model", "calls")), code_version(*CODE)
+    results, code = Results(RESULTS, ("model", "calls")), code_version(*pictures.CODE)
     asked = product(args.models.split(";"), map(int, args.calls.split(",")))
     for model, calls in [] if args.table else asked:
         if not results.has(code, model=model, calls=calls):

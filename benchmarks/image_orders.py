@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import pictures
 import torch
 from interleaved import ROOT, Results, code_version
 
@@ -24,7 +25,6 @@ RESULTS = ROOT / "benchmarks" / "results" / "image_orders.json"
 CODE = ("molsamp/engine", "molsamp/image/solvers.py", "molsamp/image/sampling.py", "benchmarks/image_orders.py")
 CALLS = (20, 320, 640)
 GRIDS = ("log-snr", "karras", "uniform")
-STOCHASTIC = ("ddpm", "edm", "sde-dpm++1", "sde-dpm++2m")
 WITHIN = 0.15
 
 
@@ -62,7 +62,7 @@ def main() -> None:
     exact = sample(model, fine, 3000, 64, noise=Noise(11), grid="log-snr", dtype=torch.float64).final.x
     print(f"{'solver':16} {'expected':>8} " + " ".join(f"{g + ': slope, RMSE at 20':>28}" for g in GRIDS))
     for name, solver in SOLVERS.items():
-        if name in STOCHASTIC or name == "unipc":
+        if name in pictures.STOCHASTIC or name in ("unipc", "dc"):  # the second is unipc-2 with searched ratios
             continue
         cells = []
         for grid in GRIDS:

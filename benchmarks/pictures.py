@@ -24,6 +24,10 @@ from molsamp.image.denoiser import Denoiser
 from molsamp.image.models import load
 from molsamp.image.sampling import plan, sample
 
+EXERCISED = ("solvers", "sampling", "compensation", "denoiser", "ideal", "networks")
+CODE = ("molsamp/engine", *(f"molsamp/image/{name}.py" for name in EXERCISED), "benchmarks/pictures.py")
+MODELS = ("gaussians", "ideal:digits", "ideal:mnist", "digits", "digits, guided", "mnist", "mnist, guided")
+STOCHASTIC = ("ddpm", "edm", "sde-dpm++1", "sde-dpm++2m")  # draw noise on the way
 S, TABLE = VP(), Discrete()
 RHO = np.array([TABLE.sigma(i) / TABLE.alpha(i) for i in range(TABLE.N)])
 START, END = S.time(-math.log(RHO[-1])), S.time(-math.log(RHO[0]))

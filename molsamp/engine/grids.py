@@ -5,10 +5,20 @@ from __future__ import annotations
 import math
 from typing import Literal, get_args
 
-from molsamp.engine.schedules import Schedule
+from molsamp.engine.schedules import EDM, VP, Discrete, Schedule
 
 Kind = Literal["uniform", "quadratic", "log-snr", "karras"]
 POWER = 7.0  # of rho in Karras' grid
+
+
+def usual(schedule: Schedule) -> Kind:
+    """The grid on which solvers err least at 5 to 20 calls: quadratic where beta is linear, Karras' for EDM, else even.
+
+    Chosen on exact and trained models of digits (128 noises that score nothing).
+    """
+    if isinstance(schedule, EDM):
+        return "karras"
+    return "quadratic" if isinstance(schedule, VP | Discrete) else "uniform"
 
 
 def time_grid(

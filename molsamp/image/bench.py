@@ -13,18 +13,19 @@ from torch import Tensor
 
 from molsamp.engine.estimates import Estimate
 from molsamp.engine.grids import Kind
+from molsamp.engine.integrators import Integrator
 from molsamp.engine.noise import Noise
 from molsamp.engine.state import Status
-from molsamp.image.sampling import dynamics, grid_of, plan, sample
+from molsamp.image.sampling import dynamics, fitted, grid_of, plan, sample
 from molsamp.image.scoring import jackknife
-from molsamp.image.solvers import SOLVERS, solver
+from molsamp.image.solvers import SEARCHED, SOLVERS, solver
 from molsamp.image.subject import Subject
 from molsamp.learn.drive import Abandoned
 
 TOLERATED = 0.1
 """Share of fine trajectories that may diverge; those that do are left out."""
 CALLS = (5, 6, 8, 10, 15, 20)
-FINE: tuple[str, Kind] = ("unipc", "log-snr")
+FINE: tuple[str, Kind] = ("unipc-3-bh1", "log-snr")
 """Solver and grid of fine trajectories; with 200 calls they end within 3e-6 of 800, on all models that are shipped."""
 
 
@@ -35,6 +36,27 @@ class Entry:
     solver: str
     calls: int
     grid: Kind | None = None
+
+
+class Fitted:
+    """Solvers ready for batches: those that are searched on the model ("dc") once for each number of calls.
+
+    Args:
+        subject: the model; searched with the classes of its first pictures.
+        noise: as `sampling.sample` takes it.
+    """
+
+    def __init__(self, subject: Subject, noise: Noise):
+        self.subject, self.noise = subject, noise
+        self.found: dict[Entry, str | Integrator] = {}
+
+    def __call__(self, solver: str, calls: int, grid: Kind | None) -> str | Integrator:
+        """The integrator, or a name that stands for itself."""
+        entry = Entry(solver, calls, grid)
+        if entry not in self.found:
+            model = self.subject.model(torch.arange(SEARCHED))
+            self.found[entry] = fitted(model, solver, calls, noise=self.noise, grid=grid)
+        return self.found[entry]
 
 
 class Bench:
@@ -61,6 +83,7 @@ class Bench:
         self.fine = torch.zeros(n, *subject.denoiser.event)
         self.squares = torch.full((len(self.rows), n), math.nan, dtype=torch.float64)
         self.asked_to_stop: Callable[[], bool] = lambda: False
+        self.solver = Fitted(subject, noise)
 
     def advance(self) -> dict[str, Any]:
         """One entry on one batch.
@@ -77,7 +100,8 @@ class Bench:
             if self.asked_to_stop():
                 raise Abandoned
 
-        path = sample(model, entry.solver, entry.calls, noise=self.noise, grid=entry.grid, ids=ids, each=check)
+        solver = self.solver(entry.solver, entry.calls, entry.grid)
+        path = sample(model, solver, entry.calls, noise=self.noise, grid=entry.grid, ids=ids, each=check)
         lost = path.final.status == Status.DIVERGED
         if row == 0:
             self.fine[ids] = path.final.x.masked_fill(lost.view(-1, *[1] * (path.final.x.dim() - 1)), math.nan)

@@ -11,7 +11,7 @@ from torch import Tensor
 from molsamp.engine.grids import Kind
 from molsamp.engine.noise import Noise
 from molsamp.engine.state import Particles, Status
-from molsamp.image.bench import CALLS, Bench, Entry, draws, entries
+from molsamp.image.bench import CALLS, Bench, Entry, Fitted, draws, entries
 from molsamp.image.sampling import grid_of, plan, sample
 from molsamp.image.subject import Subject
 from molsamp.learn.drive import Abandoned
@@ -69,6 +69,7 @@ class Sampling:
         self.frames = kept_frames(len(self.times))
         self.way = torch.zeros(len(self.frames), min(ROWS, n, batch), *event)
         self.asked_to_stop: Callable[[], bool] = lambda: False
+        self.fitted = Fitted(subject, noise)
 
     def advance(self) -> dict[str, Any]:
         """One batch, or one unit of the comparison.
@@ -84,8 +85,9 @@ class Sampling:
             return metrics
         ids = torch.arange(self.k * self.batch, min((self.k + 1) * self.batch, self.n))
         model = self.subject.model(ids)
+        solver = self.fitted(self.solver, self.steps, self.grid)
         path = sample(
-            model, self.solver, self.steps, noise=self.noise, grid=self.grid, ids=ids, each=self._watch, save="last"
+            model, solver, self.steps, noise=self.noise, grid=self.grid, ids=ids, each=self._watch, save="last"
         )
         if self.k == 0:
             self.way[0] = path.x[0, : self.way.shape[1]]

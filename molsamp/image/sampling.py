@@ -10,11 +10,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from molsamp.engine.dynamics import Dynamics, LinearSDE, flow
-from molsamp.engine.grids import time_grid
+from molsamp.engine.grids import time_grid, usual
 from molsamp.engine.integrators import Integrator
 from molsamp.engine.noise import Noise
 from molsamp.engine.rollout import rollout
-from molsamp.engine.schedules import EDM, Schedule
+from molsamp.engine.schedules import Schedule
 from molsamp.engine.state import Particles, Path
 from molsamp.image.solvers import Frame
 from molsamp.image.solvers import solver as named
@@ -53,7 +53,7 @@ def sample(
         steps: network calls; solvers of several calls a step take fewer steps.
         n: images; as many as `start` or `ids` has, if one is given.
         noise: keys of the start and of what the solver draws.
-        grid: a kind of `time_grid`, or the times themselves, falling; by default "karras" for EDM, else "uniform".
+        grid: a kind of `time_grid`, or the times themselves, falling; by default `usual`.
         start: x at the first time; by default noise of its sigma.
         ids: keys of the images' noise, 0 .. n - 1 unless given; image i is the same in whichever batch it is drawn.
         dtype: of x.
@@ -63,7 +63,7 @@ def sample(
     Raises:
         ValueError: an unknown solver, fewer calls than it needs, or a start that has another shape than the model's.
     """
-    integrator, intervals, frame = plan(solver, steps)
+    integrator, intervals, frame = plan(fitted(model, solver, steps, noise=noise, grid=grid), steps)
     times = grid_of(model.schedule, grid, intervals)
     if ids is None:
         ids = torch.arange(n if start is None else len(start))
@@ -80,6 +80,25 @@ def sample(
         save=save,
         each=each,
     )
+
+
+def fitted(
+    model: Model,
+    solver: str | Integrator,
+    steps: int,
+    *,
+    noise: Noise,
+    grid: str | Sequence[float] | None = None,
+) -> str | Integrator:
+    """The integrator of a solver that is searched on the model ("dc"), for any number of batches; others as they are.
+
+    Raises:
+        ValueError: as `sample`.
+    """
+    fit = named(solver).fit if isinstance(solver, str) else None
+    if fit is None:
+        return solver
+    return fit(model, grid_of(model.schedule, grid, plan(solver, steps)[1]), noise.child("search"))
 
 
 def plan(solver: str | Integrator, steps: int) -> tuple[Integrator, int, Frame]:
@@ -106,7 +125,7 @@ def grid_of(
         ValueError: another number of times than the solver needs, or times that begin elsewhere than at `start`.
     """
     if grid is None:
-        grid = "karras" if isinstance(schedule, EDM) else "uniform"
+        grid = usual(schedule)
     if isinstance(grid, str):
         return time_grid(grid, schedule, intervals, start)
     if start is not None and grid[0] != start:

@@ -6,16 +6,21 @@ makes one rollout. A new solver is a new entry: a function from calls to (integr
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 from molsamp.engine.exponential import ALWAYS, Exponential
 from molsamp.engine.integrators import EulerMaruyama, Integrator
+from molsamp.engine.noise import Noise
 from molsamp.engine.singlestep import DPMSolver, RungeKutta
 from molsamp.schema import nearest
 
+if TYPE_CHECKING:
+    from molsamp.image.sampling import Model
+
 Frame = Literal["data", "noise", "flow"]
+SEARCHED = 10  # trajectories on which a solver is fitted to its model
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class Solver:
         converges: order on a smooth grid.
         least: calls it needs.
         source: paper and equation.
+        fit: what makes the integrator out of (model, times of the grid, noise) where it is searched on the model.
     """
 
     plan: Callable[[int], tuple[Integrator, int]]
@@ -35,6 +41,7 @@ class Solver:
     converges: float
     least: int
     source: str
+    fit: Callable[[Model, Sequence[float], Noise], Integrator] | None = None
 
 
 def _multistep(converges: float, source: str, least: int = 1, **settings) -> Solver:
@@ -87,6 +94,14 @@ def _unipc(p: int, rule: Literal["bh1", "midpoint"]) -> Solver:
     )
 
 
+def _dc(model: Model, times: Sequence[float], noise: Noise) -> Integrator:
+    """UniPC-2 with the compensation that does best on a few trajectories."""
+    from molsamp.image.compensation import compensated, search
+
+    found = search(model, len(times) - 1, noise=noise, n=SEARCHED, grid=times)
+    return compensated(times, found.ratios)
+
+
 _PP = "Lu et al., DPM-Solver++, 2022"
 _DEIS = "Zhang and Chen, ICLR 2023"
 
@@ -132,7 +147,10 @@ SOLVERS: dict[str, Solver] = {
     **{f"unipc-{p}": _unipc(p, "midpoint") for p in (1, 2, 3, 4)},
     **{f"unipc-{p}-bh1": _unipc(p, "bh1") for p in (1, 2, 3, 4)},
 }
-SOLVERS["unipc"] = SOLVERS["unipc-3-bh1"]
+SOLVERS["unipc"] = SOLVERS["unipc-2"]
+SOLVERS["dc"] = replace(
+    SOLVERS["unipc-2"], fit=_dc, least=3, source="Zhao et al., DC-Solver, ECCV 2024, algorithm 1, on UniPC-2"
+)
 
 
 def solver(name: str) -> Solver:

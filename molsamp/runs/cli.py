@@ -102,7 +102,7 @@ def free_energy(
 SOLVERS = (
     "ddim, ddpm, euler, heun, edm, kutta, rk4, dpm-1, dpm-2, dpm-3, dpm++2s, dpm++3s, dpm++2m, dpm++3m, dpm++3m-exact, "
     "sde-dpm++1, sde-dpm++2m, deis-t1, deis-t2, deis-t3, deis-rho1, deis-rho2, deis-rho3, deis-lam1, deis-lam2, ipndm, "
-    "unipc, unipc-1, unipc-2, unipc-3, unipc-4, unipc-1-bh1, unipc-2-bh1, unipc-3-bh1, unipc-4-bh1"
+    "unipc, unipc-1, unipc-2, unipc-3, unipc-4, unipc-1-bh1, unipc-2-bh1, unipc-3-bh1, unipc-4-bh1, dc"
 )
 """Names of `image.solvers.SOLVERS`, which would bring torch; a test holds the two together."""
 

@@ -133,6 +133,6 @@ def test_weights_of_particles_make_the_posterior():
 
 def test_a_restorer_is_the_solver():
     y, x = normals("y", 3, 2), normals("x", 3, 4)
-    times = time_grid("uniform", VP(), 7)
+    times = time_grid("quadratic", VP(), 7)
     path = rollout(conditioned(y).sde(), Exponential(), Particles.at(x), times, noise=Noise(0))
     torch.testing.assert_close(restorer(conditioned, "ddim", 7)(x, y), path.final.x, rtol=0, atol=1e-13)

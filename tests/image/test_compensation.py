@@ -30,7 +30,7 @@ MODEL, TIMES = Mixture(), time_grid("uniform", VP(), STEPS)
 
 
 def draw(solver, seed=9, n=256):
-    return sample(MODEL, solver, STEPS, n, noise=Noise(seed), dtype=torch.float64).final.x
+    return sample(MODEL, solver, STEPS, n, noise=Noise(seed), grid=TIMES, dtype=torch.float64).final.x
 
 
 def error(solver, seed=9):
@@ -40,11 +40,17 @@ def error(solver, seed=9):
 
 @pytest.fixture(scope="module")
 def found():
-    return search(MODEL, STEPS, noise=Noise(5), dtype=torch.float64)
+    return search(MODEL, STEPS, noise=Noise(5), grid=TIMES, dtype=torch.float64)
 
 
 def test_ratios_of_one_are_unipc():
     assert torch.equal(draw(compensated(TIMES, [1.0] * STEPS)), draw("unipc-2"))
+
+
+def test_it_has_a_name():
+    """ "dc" is the search on ten noises of its own, then one rollout."""
+    by_hand = compensated(TIMES, search(MODEL, STEPS, noise=Noise(9).child("search"), n=10, grid=TIMES).ratios)
+    assert torch.equal(draw("dc"), draw(by_hand)) and not torch.equal(draw("dc"), draw("unipc-2"))
 
 
 @pytest.mark.parametrize("rho", [0.6, 1.0 + 1e-9, 1.7])

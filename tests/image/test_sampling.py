@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from molsamp import engine
-from molsamp.engine import EDM, VP, Flow, GaussianMixture, Noise, time_grid
+from molsamp.engine import EDM, VP, Exponential, Flow, GaussianMixture, Noise, time_grid
 from molsamp.engine.integrators import Evaluate, Line, Row
 from molsamp.image import sampling
-from molsamp.image.sampling import sample
+from molsamp.image.sampling import fitted, sample
 from molsamp.image.solvers import SOLVERS, dpm_orders
 from molsamp.molecular.free_energy import walkers
 
@@ -60,8 +60,10 @@ def test_a_solver_of_ones_own():
 @pytest.mark.parametrize("name", SOLVERS)
 def test_steps_are_network_calls(name):
     for steps in range(SOLVERS[name].least, 13):
-        model = Mixture()
-        assert bool(sample(model, name, steps, 2, noise=Noise(0)).final.x.isfinite().all())
+        solver, model = fitted(Mixture(), name, steps, noise=Noise(0)), Mixture()
+        if solver != name:  # searched: the name would search first
+            assert isinstance(solver, Exponential) and solver.mixes
+        assert bool(sample(model, solver, steps, 2, noise=Noise(0)).final.x.isfinite().all())
         assert model.calls == steps
 
 

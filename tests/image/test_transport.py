@@ -154,7 +154,7 @@ def test_few_steps_from_the_jump_end_at_the_data():
     model, z = ideal(data, VP(), width), normals("z", 600, 1, 1, 2)
     found = fit_heights(noised(data, VP(), 0.1, Noise(8)), Noise(9), points=500, most=300)
     start, times = transport(found, VP(), z, 0.1, 5)
-    assert times == time_grid("uniform", VP(), 5, 0.1) and torch.equal(start, found(z))
+    assert times == time_grid("quadratic", VP(), 5, 0.1) and torch.equal(start, found(z))
     x = sample(model, "dpm++2m", 5, noise=Noise(0), grid=times, start=start, dtype=F64).final.x
     report = copies(x, data)
     assert float(report.distance.max()) < 3 * width and report.share > 0.95

@@ -37,7 +37,7 @@ from molsamp.runs import cli, summary
 from molsamp.runs.sheet import pixels, sheet
 
 SAME = ("config.toml", "metrics.jsonl", "samples.safetensors", "samples.png", "trajectory.png", "figures/calls.csv")
-SMALL = ("--n", "40", "--set", "batch=10", "--set", "compare=12", "--set", "fine=32", "--seed", "3", "--quiet")
+SMALL = ("--n", "40", "--set", "batch=10", "--set", "compare=12", "--set", "fine=64", "--seed", "3", "--quiet")
 
 
 def molsamp(*arguments: str | Path) -> int:
@@ -128,7 +128,7 @@ def test_rmse_to_fine_is_that_of_the_samples_themselves(finished):
     with safe_open(finished / "samples.safetensors", "pt") as f:
         x = f.get_tensor("x")[:12]
     subject = Subject.of("digits", guidance=2.0)
-    fine = sample(subject.model(torch.arange(12)), "unipc", 32, 12, noise=Noise(3), grid="log-snr").final.x
+    fine = sample(subject.model(torch.arange(12)), "unipc-3-bh1", 64, 12, noise=Noise(3), grid="log-snr").final.x
     expected = float((x - fine).square().mean().sqrt())
     assert result(finished)["results"]["rmse_to_fine"]["value"] == pytest.approx(expected, rel=1e-4)
 
@@ -340,7 +340,7 @@ def test_the_comparison_agrees_with_sampling_by_hand(compared):
         "ddim": [2, 4, 8], "dpm++2m": [2, 4, 8], "dpm-3": [4, 8],
     }  # fmt: skip
     d = models.load("digits")
-    fine = sample(d, "unipc", 32, 12, noise=Noise(0), grid="log-snr").final.x
+    fine = sample(d, "unipc-3-bh1", 32, 12, noise=Noise(0), grid="log-snr").final.x
     for solver, calls in (("ddim", 8), ("dpm-3", 4)):
         x = sample(d, solver, calls, 12, noise=Noise(0)).final.x
         expected = float((x - fine).square().mean().sqrt())
