@@ -264,6 +264,7 @@ class SystemFile(Strict):
             CV may wrap; the states' discs where there are none.
         methods: settings that this system needs, by method, over the methods' own defaults; what "asbs" has holds for
             "wt-asbs" too, which is the same with hills, and what "metadynamics" has but for its hills for "opes".
+            Under a verb ("free-energy.md") they hold for it alone.
         sources: where each number comes from, in words.
     """
 

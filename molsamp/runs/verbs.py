@@ -77,7 +77,7 @@ class OfSystem(Verb):
         name = options.get("system") or written.get("system")
         system = load(name) if name else None
         room = import_module(f"{self.room}.settings")
-        own = system.methods if system else {}
+        own = {**system.methods, **system.methods.get(self.name, {})} if system else {}
         config = settings.build(self.config, options, sets, room.METHODS, room.PRESETS, file, own)
         return settings.with_system(config, system)
 
