@@ -32,7 +32,7 @@ S, TABLE = VP(), Discrete()
 RHO = np.array([TABLE.sigma(i) / TABLE.alpha(i) for i in range(TABLE.N)])
 START, END = S.time(-math.log(RHO[-1])), S.time(-math.log(RHO[0]))
 FINE = 300  # intervals of a fine trajectory, UniPC of order 3, each half of them with even steps in log-SNR and in t
-GUIDANCE = 3.0
+GUIDED, GUIDANCE = 3, 3.0  # class and strength
 BETAS = dict(num_train_timesteps=1000, beta_start=1e-4, beta_end=2e-2, beta_schedule="linear")
 
 
@@ -46,7 +46,7 @@ def model(name: str) -> Denoiser:
         covs = torch.stack([torch.cov(a.T) + 0.05**2 * torch.eye(64, dtype=torch.float64) for a in of])
         return ideal.mixture(GaussianMixture(torch.stack([a.mean(0) for a in of]), covs), S, (1, 8, 8))
     kind, _, guided = name.partition(", ")
-    return load(kind).guided(3, GUIDANCE) if guided else load(kind)
+    return load(kind).guided(GUIDED, GUIDANCE) if guided else load(kind)
 
 
 def starts(name: str, seed: int, n: int) -> Tensor:

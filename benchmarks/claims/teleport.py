@@ -54,7 +54,7 @@ class Case:
 
 def choose(name: str) -> tuple[str, float, str]:
     """(grid, rho) of the jump and the grid without one, on noises that are never scored."""
-    case, grids = Case(name, Noise(1 << 40).child("choose"), 128), ("uniform", "log-snr", "karras")
+    case, grids = Case(name, Noise(1 << 40).child("choose"), 128), ("uniform", "quadratic", "log-snr", "karras")
     jump = min((case.error(grid, rho), grid, rho) for grid in grids for rho in (40.0, 20.0, 10.0, 5.0, 2.5))
     return jump[1], jump[2], min((case.error(grid), grid) for grid in grids)[1]
 
