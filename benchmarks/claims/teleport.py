@@ -23,6 +23,7 @@ CLAIM = (
 )
 UNIT = "RMSE to the fine trajectory from the same noise, pixels in [-1, 1]"
 CALLS = 8
+# grid and rho of the jump; the grid of the baseline
 CHOSEN = {
     "mnist": ("quadratic", 10.0, "quadratic"),
     "digits": ("log-snr", 5.0, "quadratic"),
