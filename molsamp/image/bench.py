@@ -50,13 +50,13 @@ class Fitted:
         self.subject, self.noise = subject, noise
         self.found: dict[Entry, str | Integrator] = {}
 
-    def __call__(self, solver: str, calls: int, grid: Kind | None) -> str | Integrator:
-        """The integrator, or a name that stands for itself."""
-        entry = Entry(solver, calls, grid)
-        if entry not in self.found:
-            model = self.subject.model(torch.arange(SEARCHED))
-            self.found[entry] = fitted(model, solver, calls, noise=self.noise, grid=grid)
-        return self.found[entry]
+    def __call__(self, entry: Entry) -> tuple[str | Integrator, int, int]:
+        """The integrator, or a name that stands for itself; network calls and forward passes of a search made now."""
+        if entry in self.found:
+            return self.found[entry], 0, 0
+        model = self.subject.model(torch.arange(SEARCHED))
+        self.found[entry] = fitted(model, entry.solver, entry.calls, noise=self.noise, grid=entry.grid)
+        return self.found[entry], model.calls, model.forwards
 
 
 class Bench:
@@ -100,7 +100,7 @@ class Bench:
             if self.asked_to_stop():
                 raise Abandoned
 
-        solver = self.solver(entry.solver, entry.calls, entry.grid)
+        solver, *searched = self.solver(entry)
         path = sample(model, solver, entry.calls, noise=self.noise, grid=entry.grid, ids=ids, each=check)
         lost = path.final.status == Status.DIVERGED
         if row == 0:
@@ -113,7 +113,8 @@ class Bench:
         square = (path.final.x.double() - self.fine[ids].double()).square().flatten(1).mean(1)
         self.squares[row, ids] = torch.where(lost & square.isfinite(), math.inf, square)
         self.k += 1
-        self.calls, self.forwards = self.calls + model.calls, self.forwards + model.forwards
+        self.calls += model.calls + searched[0]
+        self.forwards += model.forwards + searched[1]
         return {"solver": entry.solver, "calls": entry.calls, "note": f"{entry.solver}, {entry.calls} calls"}
 
     def state(self) -> dict[str, Tensor]:

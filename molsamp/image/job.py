@@ -85,14 +85,15 @@ class Sampling:
             return metrics
         ids = torch.arange(self.k * self.batch, min((self.k + 1) * self.batch, self.n))
         model = self.subject.model(ids)
-        solver = self.fitted(self.solver, self.steps, self.grid)
+        solver, *searched = self.fitted(Entry(self.solver, self.steps, self.grid))
         path = sample(
             model, solver, self.steps, noise=self.noise, grid=self.grid, ids=ids, each=self._watch, save="last"
         )
         if self.k == 0:
             self.way[0] = path.x[0, : self.way.shape[1]]
         self.x[ids], self.status[ids] = path.final.x, path.final.status
-        self.calls, self.forwards = self.calls + model.calls, self.forwards + model.forwards
+        self.calls += model.calls + searched[0]
+        self.forwards += model.forwards + searched[1]
         lost = int((self.status == Status.DIVERGED).sum())
         done = int(ids[-1]) + 1
         if lost > self.tolerated * done:

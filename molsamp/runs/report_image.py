@@ -48,7 +48,7 @@ def page(run: Finished) -> Page:
             panel(
                 "Error against network calls",
                 figures.errors(run, list(dict.fromkeys([r["solver"], *run.tables.get("calls", {}).get("solver", [])]))),
-                f"On {s['compared']} of the pictures, with 95 % bands; dotted: this run.",
+                f"On {s['compared']} of the pictures, with 95 % bands; the grey line: this run.",
                 "the solver draws noise, or no pictures were compared with fine trajectories",
             ),
         ],
