@@ -1,5 +1,6 @@
 """`sample` is one rollout; solvers spend exactly the calls they are given; a new solver is one short function."""
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -110,3 +111,16 @@ def test_a_start_and_a_grid_of_ones_own():
 def test_bad_requests_are_refused(arguments, match):
     with pytest.raises(ValueError, match=match):
         sample(Mixture(), **{"noise": Noise(0), **arguments})
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_memory_is_of_the_order(name):
+    """Rows hand on at most as many evaluations as the order asks for, however many there are."""
+    needed = {"ipndm": 3, "dc": 3}.get(name, math.ceil(SOLVERS[name].converges))
+    kept = []
+    for steps in (12, 60):
+        solver = fitted(Mixture(), name, 12, noise=Noise(0)) if name == "dc" else name
+        integrator, intervals, frame = sampling.plan(solver, 12 if name == "dc" else steps)
+        rows = integrator.rows(sampling.dynamics(Mixture(), frame), time_grid("quadratic", VP(), intervals))
+        kept.append(max(row.history for row in rows))
+    assert kept[0] == kept[1] <= needed
