@@ -6,9 +6,9 @@ variants is tried on 128 noises; the best of either side is then scored on 3 tim
     ratio = RMSE(ours) / RMSE(theirs), pooled over noises, its 95 % interval by bootstrap over noises (paired)
 
 DC-Solver is among ours, its ratios searched on 10 noises of its own. The best of ours on two grids are tried from later
-times too, with x as it is ("late": so do the "leading" grids of diffusers begin) or carried there by the flow of the data's
-Gaussian ("jump": teleportation). "grid" says how much is the grid's doing: it is the same ratio against diffusers'
-DPM-Solver++ on the nodes of our quadratic grid, which its users would have to give.
+times too, with x as it is ("late": so do the "leading" grids of diffusers begin) or carried there by the flow of the
+data's Gaussian ("jump": teleportation). "grid" says how much is the grid's doing: it is the same ratio against
+diffusers' DPM-Solver++ on the nodes of our quadratic grid, which its users would have to give.
 
 Results: benchmarks/results/image_best.json. The script can be stopped and started again.
 
