@@ -40,7 +40,7 @@ CODE = (*pictures.CODE, "molsamp/image/teleport.py", "benchmarks/image_best.py")
 GRIDS = ("uniform", "quadratic", "log-snr", "karras")
 CHOOSING, SCORING, SEEDS, SEARCHED = 128, 256, (1, 2, 3), 10
 BOOTSTRAP = 2000
-FEW, LATER = 4, (0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)  # so many of each of two grids from these times
+FEW, LATER = 4, (0.9, 0.95, 0.8, 0.85, 0.7, 0.6, 0.5)  # so many of each of two grids from these times
 
 
 class Candidate(NamedTuple):
@@ -90,6 +90,18 @@ def ratios(model: str, candidate: Candidate, calls: int) -> tuple[float, ...]:
 
 
 @cache
+def prepared(model: str, seed: int, n: int) -> tuple[Tensor, pictures.Truth]:
+    """Starts and where the fine trajectories end."""
+    start = pictures.starts(model, seed, n)
+    return start, pictures.truth(model, start, 120 if dear(model) else pictures.FINE)
+
+
+def dear(model: str) -> bool:
+    """Whether it is the U-Net: of our grids and later times only some are tried, and fine is less so."""
+    return model.startswith("mnist")
+
+
+@cache
 def gaussian(model: str) -> Gaussian:
     """Of the data, of one class where the model is guided to it."""
     x, label = (data.mnist if "mnist" in model else data.digits)().split()[0]
@@ -98,16 +110,17 @@ def gaussian(model: str) -> Gaussian:
 
 def measure(model: str, calls: int) -> dict:
     """The choice and the score."""
-    start = pictures.starts(model, 100, CHOOSING)
-    exact = pictures.truth(model, start)
+    start, exact = prepared(model, 100, CHOOSING)
 
     def error(candidate: Candidate) -> float:
         return finite(pictures.errors(run(model, candidate, calls, start), exact.small).mean().sqrt())
 
-    mine = {candidate: error(candidate) for candidate in candidates(calls)}
-    of_grids = ([c for c in mine if c.grid == grid] for grid in ("uniform", "quadratic"))
+    mine = {c: error(c) for c in candidates(calls) if not dear(model) or c.grid in GRIDS[:2]}
+    of_grids = ([c for c in mine if c.grid == grid] for grid in GRIDS[:2])
     for first in [c for found in of_grids for c in sorted(found, key=mine.__getitem__)[:FEW]]:
-        later = (first._replace(begin=begin, how=how) for begin, how in product(LATER, ("late", "jump")))
+        later = (
+            first._replace(begin=begin, how=how) for begin, how in product(LATER[:: 1 + dear(model)], ("late", "jump"))
+        )
         mine |= {candidate: error(candidate) for candidate in later}
     their = {}
     for name in pictures.schedulers():
@@ -120,8 +133,7 @@ def measure(model: str, calls: int) -> dict:
     rival, helped = min(own, key=own.get), min(foreign, key=foreign.get)
     scores = {name: [] for name in ("ours", "theirs", "on our grid", "unipc-2", "dc-2")}
     for seed in SEEDS:
-        start = pictures.starts(model, seed, SCORING)
-        exact = pictures.truth(model, start)
+        start, exact = prepared(model, seed, SCORING)
         scores["ours"].append(pictures.errors(run(model, best, calls, start), exact.small))
         for word, name in (("theirs", rival), ("on our grid", helped)):
             x, small = pictures.theirs(model, name, calls, start)
