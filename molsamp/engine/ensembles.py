@@ -24,6 +24,10 @@ from molsamp.engine.rollout import rollout
 from molsamp.engine.state import Particles, Path, Status
 
 
+Restart = Callable[[Int[Tensor, " n"], int], Particles]
+"""(ids of walkers, step) -> as many walkers at the source."""
+
+
 class Sight(NamedTuple):
     """What is seen of configurations.
 
@@ -192,6 +196,16 @@ def colours(start: Int[Tensor, " n"], sight: Sight, once: bool) -> Int[Tensor, "
         home = a & (found[-1] == 0) if once else a
         found.append(torch.where(b, 1, torch.where(home, 0, found[-1])))
     return torch.stack(found)
+
+
+def restarted(p: Particles, back: Bool[Tensor, " n"], restart: Restart, step: int) -> Particles:
+    """The walkers `back` at the source, all others where they are."""
+    if not bool(back.any()):
+        return p
+    where = back.nonzero()[:, 0]
+    fresh = restart(p.ids[where], step)
+    v = None if p.v is None or fresh.v is None else p.v.index_copy(0, where, fresh.v.to(p.v))
+    return p.evolve(x=p.x.index_copy(0, where, fresh.x.to(p.x)), v=v)
 
 
 def lost(p: Particles) -> Bool[Tensor, " n"]:

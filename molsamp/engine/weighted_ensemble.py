@@ -21,13 +21,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from molsamp.engine.ensembles import Ensemble, Motion, colours, lost, refuse, split_merge
+from molsamp.engine.ensembles import Ensemble, Motion, Restart, colours, lost, refuse, restarted, split_merge
 from molsamp.engine.estimates import Estimate, poisson, ratio, student95
-from molsamp.engine.state import Particles
-
-Restart = Callable[[Int[Tensor, " n"], int], Particles]
-"""(ids of walkers, step) -> as many walkers at the source."""
-
 
 @dataclass(frozen=True)
 class Scheme:
@@ -89,7 +84,8 @@ class Scheme:
         e = e.evolve(particles=path.final, weight=w, colour=colour[-1], root=root)
         progress = sight.progress[-1]
         if self.restart is not None and bool((back := e.colour == 1).any()):
-            e = self._recycled(e, back, (k + 1) * steps)
+            p = restarted(e.particles, back, self.restart, (k + 1) * steps)
+            e = e.evolve(particles=p, colour=torch.where(back, 0, e.colour))
             seen = motion.look(e.particles.x[back]).progress
             progress = progress.masked_scatter(back, seen)
             cell = cell.masked_scatter(back, torch.bucketize(seen.double(), self.edges.double(), right=True))
@@ -97,14 +93,6 @@ class Scheme:
             return e, history, torch.arange(len(e))
         e, ancestors = split_merge(e, cell + self.bins * e.colour, progress, self.target, motion.noise, k)
         return e, history, ancestors
-
-    def _recycled(self, e: Ensemble, back: Tensor, step: int) -> Ensemble:
-        assert self.restart is not None
-        p, where = e.particles, back.nonzero()[:, 0]
-        fresh = self.restart(p.ids[where], step)
-        v = None if p.v is None or fresh.v is None else p.v.index_copy(0, where, fresh.v.to(p.v))
-        p = p.evolve(x=p.x.index_copy(0, where, fresh.x.to(p.x)), v=v)
-        return e.evolve(particles=p, colour=torch.where(back, 0, e.colour))
 
     def _occupancy(self, w: Tensor, colour: Tensor, replica: Tensor, cell: Tensor, replicas: int) -> Tensor:
         place = (replica * 2 + colour) * self.bins + cell
