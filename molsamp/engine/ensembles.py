@@ -23,7 +23,6 @@ from molsamp.engine.particles import BELOW_ONE
 from molsamp.engine.rollout import rollout
 from molsamp.engine.state import Particles, Path, Status
 
-
 Restart = Callable[[Int[Tensor, " n"], int], Particles]
 """(ids of walkers, step) -> as many walkers at the source."""
 

@@ -8,7 +8,6 @@ and hi, which are to be chosen so that they hold nothing.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise

@@ -2,10 +2,10 @@
 
     k_AB = Phi_0 P_1 .. P_m
 
-Phi_0 counts the crossings of the first interface by walkers that come from A, per time; P_i is the share of trajectories
-from the crossings of interface i that reach the next one (at last B) before A. Each is a series of the engine's
-rollouts, which go on until a trajectory is decided. Every replica is a forward flux of its own, so the scatter of their
-products is the error, common ancestors included.
+Phi_0 counts the crossings of the first interface by walkers that come from A, per time; P_i is the share of
+trajectories from the crossings of interface i that reach the next one (at last B) before A. Each is a series of the
+engine's rollouts, which go on until a trajectory is decided. Every replica is a forward flux of its own, so the scatter
+of their products is the error, common ancestors included.
 
 Source: Allen, Frenkel and ten Wolde, J. Chem. Phys. 124, 024102 (2006).
 """
@@ -247,8 +247,8 @@ def fluxes(ladder: Ladder) -> Float[Tensor, "I+1 R"]:
         TypeError: for anything but a `Ladder`.
     """
     refuse(ladder, Ladder)
-    P = ladder.successes / ladder.trials.clamp(min=1)
-    return torch.cat([(ladder.crossings / ladder.time)[None], P.double()]).cumprod(0)
+    P = ladder.successes.double() / ladder.trials.clamp(min=1)
+    return torch.cat([(ladder.crossings / ladder.time)[None], P]).cumprod(0)
 
 
 def rate(ladder: Ladder, unit: str = "1") -> Estimate:

@@ -24,6 +24,7 @@ from torch import Tensor
 from molsamp.engine.ensembles import Ensemble, Motion, Restart, colours, lost, refuse, restarted, split_merge
 from molsamp.engine.estimates import Estimate, poisson, ratio, student95
 
+
 @dataclass(frozen=True)
 class Scheme:
     """How a weighted ensemble goes.
@@ -128,11 +129,11 @@ class History:
         """One after the other."""
         return cls(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(cls)))
 
-    def since(self, k: int) -> History:
-        """The segments from number k on."""
-        late = self.number >= k
-        blocks = [getattr(self, f.name)[late] for f in fields(self)[:-1]]
-        return History(*blocks, self.roots[self.roots[:, 0] >= k])
+    def part(self, first: int, end: float = math.inf) -> History:
+        """The segments numbered first, .., end - 1."""
+        chosen, of = (self.number >= first) & (self.number < end), self.roots[:, 0]
+        blocks = [getattr(self, f.name)[chosen] for f in fields(self)[:-1]]
+        return History(*blocks, self.roots[(of >= first) & (of < end)])
 
     @property
     def lineages(self) -> int:
