@@ -215,6 +215,8 @@ class ForwardFlux:
         )  # fmt: skip
 
     def _beyond(self, stage: int, motion: Motion, cloud: Cloud) -> Bool[Tensor, " m"]:
+        if not len(cloud):
+            return torch.zeros(0, dtype=torch.bool)
         sight = motion.look(cloud.particles.x)
         return self._reached(stage, sight.progress, sight.b)
 

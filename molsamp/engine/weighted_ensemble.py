@@ -46,6 +46,10 @@ class Scheme:
         """Their number."""
         return len(self.edges) + 1
 
+    def bin(self, progress: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
+        """Number of the bin."""
+        return torch.bucketize(progress.double().contiguous(), self.edges.double(), right=True)
+
     def advance(
         self, motion: Motion, e: Ensemble, k: int, replicas: int
     ) -> tuple[Ensemble, History, Int[Tensor, " m"]]:
@@ -70,7 +74,7 @@ class Scheme:
         w = torch.where(gone, 0.0, e.weight * torch.exp(-path.log_ratio))  # a control's ratio; 1 for free dynamics
         colour = colours(e.colour, sight, once=self.restart is not None)
         turned = colour[1:] != colour[:-1]
-        cell = torch.bucketize(sight.progress[-1].double(), self.edges.double(), right=True)
+        cell = self.bin(sight.progress[-1])
         roots = e.root[(turned & (colour[1:] == 1)).any(0) & ~gone].unique()
         history = History(
             hits=_by_replica(e.replica, replicas, [w * (turned & (colour[:-1] == c)).sum(0) for c in (0, 1)]),
@@ -89,7 +93,7 @@ class Scheme:
             e = e.evolve(particles=p, colour=torch.where(back, 0, e.colour))
             seen = motion.look(e.particles.x[back]).progress
             progress = progress.masked_scatter(back, seen)
-            cell = cell.masked_scatter(back, torch.bucketize(seen.double(), self.edges.double(), right=True))
+            cell = cell.masked_scatter(back, self.bin(seen))
         if self.target is None:
             return e, history, torch.arange(len(e))
         e, ancestors = split_merge(e, cell + self.bins * e.colour, progress, self.target, motion.noise, k)
