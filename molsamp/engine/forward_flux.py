@@ -164,6 +164,17 @@ class ForwardFlux:
             ladder = self._launch(motion, ladder)
         return ladder
 
+    def run(self, motion: Motion, p: Particles) -> Ladder:
+        """All of it, from walkers in A.
+
+        Raises:
+            TypeError, ValueError: as `begin`.
+        """
+        ladder = self.begin(p)
+        while ladder.stage <= len(self.levels):
+            ladder = self.advance(motion, ladder)
+        return ladder
+
     def _basin(self, motion: Motion, ladder: Ladder) -> Ladder:
         walkers, armed, caught = ladder.walkers, ladder.armed, ladder.caught
         path, sight = motion.carry(walkers.particles, self.looks, ladder.step)
@@ -242,7 +253,7 @@ class ForwardFlux:
         )
 
 
-def fluxes(ladder: Ladder) -> Float[Tensor, "I+1 R"]:
+def fluxes(ladder: Ladder) -> Float[Tensor, "fluxes R"]:
     """Flux of each replica from A through each interface and into B: Phi_0, Phi_0 P_1, .., Phi_0 P_1 .. P_I.
 
     Raises:

@@ -99,6 +99,19 @@ class Scheme:
         e, ancestors = split_merge(e, cell + self.bins * e.colour, progress, self.target, motion.noise, k)
         return e, history, ancestors
 
+    def run(self, motion: Motion, e: Ensemble, segments: int) -> tuple[Ensemble, History]:
+        """So many segments from the beginning; the replicas are those that `e` has.
+
+        Raises:
+            TypeError: for anything but an `Ensemble`.
+        """
+        refuse(e, Ensemble)
+        replicas, parts = int(e.replica.max()) + 1, []
+        for k in range(segments):
+            e, counted, _ = self.advance(motion, e, k, replicas)
+            parts.append(counted)
+        return e, History.joined(parts)
+
     def _occupancy(self, w: Tensor, colour: Tensor, replica: Tensor, cell: Tensor, replicas: int) -> Tensor:
         place = (replica * 2 + colour) * self.bins + cell
         return torch.bincount(place, w, replicas * 2 * self.bins).view(replicas, 2, self.bins)
@@ -193,7 +206,7 @@ def reactive_flux(h: History, unit: str = "1") -> Estimate:
     refuse(h, History)
     value, log_error = _jackknife(lambda hits, time, _: (hits / time).reciprocal().sum().log().neg(), h)
     half = student95(max(1, h.hits.shape[1] - 1)) * log_error
-    return _around(math.exp(value), half, h, unit)
+    return _around(math.exp(value), float(half), h, unit)
 
 
 def committor(h: History) -> list[Estimate]:
