@@ -91,8 +91,8 @@ def ratio(numerator: Float[Tensor, " n"], denominator: Float[Tensor, " n"], unit
 
     With r the ratio and e_i = numerator_i - r denominator_i, var(ln r) = n / (n - 1) sum e_i^2 / sum(numerator)^2.
     """
-    n, top = len(numerator), float(numerator.double().sum())
-    value = top / float(denominator.double().sum())
+    n, top, bottom = len(numerator), float(numerator.double().sum()), float(denominator.double().sum())
+    value = top / bottom if bottom else math.nan
     if n < 2 or not value > 0.0:
         return Estimate(value, (0.0, math.inf), unit, n)
     e = numerator.double() - value * denominator.double()

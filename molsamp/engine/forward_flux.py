@@ -291,4 +291,4 @@ def binomial_error(ladder: Ladder) -> float:
     """Standard error of ln k if all trajectories were independent: sqrt(1 / crossings + sum (1 - P) / (N P))."""
     refuse(ladder, Ladder)
     n, s = ladder.trials.sum(1).double(), ladder.successes.sum(1).double()
-    return math.sqrt(float(1.0 / ladder.crossings.sum() + ((1.0 - s / n) / s).sum()))
+    return math.sqrt(1.0 / float(ladder.crossings.sum()) + float(((1.0 - s / n) / s).sum()))
