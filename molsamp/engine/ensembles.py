@@ -108,7 +108,8 @@ class Ensemble:
 
     def take(self, index: Tensor) -> Ensemble:
         """The walkers at `index`."""
-        return Ensemble(*(getattr(self, f.name)[index] if f.name != "particles" else self.particles.take(index) for f in fields(self)))  # fmt: skip
+        own = (getattr(self, f.name)[index] for f in fields(self)[1:])
+        return Ensemble(self.particles.take(index), *own)
 
     def to_tensors(self) -> dict[str, Tensor]:
         """The flat dict of tensors that checkpoints hold."""

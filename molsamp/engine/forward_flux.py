@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -90,7 +91,7 @@ class Ladder:
 
     def to_tensors(self) -> dict[str, Tensor]:
         """The flat dict of tensors that checkpoints hold."""
-        flat = {}
+        flat: dict[str, Tensor] = {}
         for f in fields(self):
             value = getattr(self, f.name)
             if isinstance(value, Cloud):
@@ -108,10 +109,10 @@ class Ladder:
             blocks = {k.removeprefix(name + "."): b for k, b in flat.items() if k.startswith(name + ".")}
             return Cloud(Particles.from_tensors(blocks), blocks["replica"], blocks["root"])
 
-        numbers = {name: int(flat[name]) for name in ("stage", "step", "born", "lost")}
-        clouds = {name: cloud(name) for name in ("walkers", "caught")}
-        rest = {f.name: flat[f.name] for f in fields(cls) if f.name not in {*numbers, *clouds}}
-        return cls(**numbers, **clouds, **rest)
+        blocks: dict[str, Any] = {name: int(flat[name]) for name in ("stage", "step", "born", "lost")}
+        blocks |= {name: cloud(name) for name in ("walkers", "caught")}
+        blocks |= {f.name: flat[f.name] for f in fields(cls) if f.name not in blocks}
+        return cls(**blocks)
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,9 @@ class ForwardFlux:
             caught = replace(caught, root=torch.arange(len(caught)))
             ladder = replace(ladder, crossings=torch.bincount(caught.replica, minlength=R))
         else:
-            ladder.roots[ladder.stage - 1] = len(caught.root.unique())
+            roots = ladder.roots.clone()
+            roots[ladder.stage - 1] = len(caught.root.unique())
+            ladder = replace(ladder, roots=roots)
         none = caught.take(torch.zeros(0, dtype=torch.int64))
         if stage > len(self.levels):
             return replace(ladder, stage=stage, walkers=none, caught=none)

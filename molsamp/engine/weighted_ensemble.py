@@ -149,8 +149,8 @@ class History:
     def part(self, first: int, end: float = math.inf) -> History:
         """The segments numbered first, .., end - 1."""
         chosen, of = (self.number >= first) & (self.number < end), self.roots[:, 0]
-        blocks = [getattr(self, f.name)[chosen] for f in fields(self)[:-1]]
-        return History(*blocks, self.roots[(of >= first) & (of < end)])
+        blocks = {f.name: getattr(self, f.name)[chosen] for f in fields(self)[:-1]}
+        return History(**blocks, roots=self.roots[(of >= first) & (of < end)])
 
     @property
     def lineages(self) -> int:

@@ -1,4 +1,4 @@
-"""The exact chain against the card's table, quadrature of the continuous limit, and identities between its own answers."""
+"""The exact chain against the card's table, quadrature of the continuous limit, and identities of its own."""
 
 import math
 

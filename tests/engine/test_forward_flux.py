@@ -11,7 +11,6 @@ from wells import LEVELS, chain, ladder, motion, source
 from molsamp.engine.estimates import inverse, student95
 from molsamp.engine.forward_flux import ForwardFlux, Ladder, binomial_error, committor, fluxes, rate
 
-
 SLOW = pytest.mark.slow
 
 
@@ -19,9 +18,12 @@ def begin(replicas, walkers=8):
     return source(torch.arange(replicas * walkers), 0)
 
 
-@pytest.mark.parametrize(("b", "trials", "count"), [(2, 250, 60), pytest.param(5, 500, 250, marks=SLOW), pytest.param(10, 800, 1200, marks=SLOW)])
+@pytest.mark.parametrize(
+    ("b", "trials", "count"),
+    [(2, 250, 60), pytest.param(5, 500, 250, marks=SLOW), pytest.param(10, 800, 1200, marks=SLOW)],
+)
 def test_flux_successes_rate_and_committor(b, trials, count):
-    """24 replicas: mean first-passage time to <= 5 %, each factor and committor within 4 errors (false alarm 5e-4 each)."""
+    """24 replicas: mean first-passage time to <= 5 %, all within 4 errors (false alarm 5e-4 each)."""
     l = ladder(b, 24, trials, count).run(motion(b, seed=31), begin(24))
     exact = chain(b, levels=LEVELS[b])
     flux, successes = exact.ladder(-1.0)
@@ -30,7 +32,9 @@ def test_flux_successes_rate_and_committor(b, trials, count):
     z = (f.mean(1) - known) / (f.std(1) / math.sqrt(f.shape[1]))
     found = inverse(rate(l))
     error = 0.5 * math.log(found.interval[1] / found.interval[0]) / stats.t.ppf(0.975, 23)
-    print(f"b = {b}: {found}, exact {exact.mfpt(-1.0):.5g}, error {error:.3f} (binomial {binomial_error(l):.3f}), z {z}")
+    print(
+        f"b = {b}: {found}, exact {exact.mfpt(-1.0):.5g}, error {error:.3f} (binomial {binomial_error(l):.3f}), z {z}"
+    )
     assert z.abs().max() < 4.0 and error <= 0.05
     for i, q in enumerate(committor(l)):
         half = 0.5 * math.log(q.interval[1] / q.interval[0]) / stats.t.ppf(0.975, 23)
@@ -40,7 +44,7 @@ def test_flux_successes_rate_and_committor(b, trials, count):
 def test_common_ancestors_widen_the_interval():
     """Trajectories of a replica all alike, 100 of 100 or none by their one ancestor: the error is that of 8 coins.
 
-    Independent trials would claim 4 %; the relative error of the mean of 8 coins, 4 of them heads, is sqrt(1 / 7) = 38 %.
+    Independent trials would claim 4 %; that of the mean of 8 coins, 4 of them heads, is sqrt(1 / 7) = 38 %.
     """
     l = ForwardFlux((0.0,), 100, 8, 1, 1, 1, source).begin(begin(8))
     one = torch.ones(8, dtype=torch.int64)

@@ -131,7 +131,7 @@ def test_a_history_without_arrivals_says_that_it_knows_nothing():
 @pytest.mark.slow
 @pytest.mark.parametrize("recycle", [True, False])
 def test_intervals_cover(recycle):
-    """400 runs of 8 replicas each at b = 3, in one batch: 95 % intervals, binomial test at 1 %; > 99 % would be too wide."""
+    """400 runs of 8 replicas each at b = 3, in one batch: binomial test at 1 %, not above 99.5 %."""
     runs, R = 400, 8
     s = scheme(recycle, bins=10, target=6)
     _, h = s.run(motion(3, seed=21, every=2), start(runs * R, 12, both=not recycle), 220)

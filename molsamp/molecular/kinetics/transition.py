@@ -57,7 +57,10 @@ class Transition:
         transition = cls(Task(system, (), system.energy(tier, dtype=dtype), dtype), a, b, progress)
         low, high = transition.gap
         if not low < high:
-            raise ValueError(f"progress: must rise from the edge of {', '.join(a)} to that of {', '.join(b)}, got {low:.4g} and {high:.4g}")
+            raise ValueError(
+                f"progress: must rise from the edge of {', '.join(a)} to that of {', '.join(b)}, "
+                f"got {low:.4g} and {high:.4g}"
+            )
         return transition
 
     def look(self, x: Float[Tensor, "n *event"]) -> Sight:
@@ -84,7 +87,7 @@ class Transition:
 
     @property
     def gap(self) -> tuple[float, float]:
-        """Progress at the edges of A and B; a CV is taken to change by a disc's radius over its radius, as distances do."""
+        """Progress at the edges of A and B, a CV being taken to change over a disc as the distance does."""
         states = self.task.system.states
         return (
             max(self.minima[name] + states[name].radius for name in self.a),

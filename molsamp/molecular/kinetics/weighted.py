@@ -115,7 +115,7 @@ class WeightedEnsemble(Rates):
         return {**found, **self.half_way()}
 
     def committors(self) -> list[tuple[float, Estimate]]:
-        """The committor of every bin by its middle, of bins that replicas fed from both A and B; none when recycling."""
+        """The committor by the middles of the bins that replicas fed from both A and B; none when recycling."""
         if self.settings.recycle:
             return []
         low, high, known = *self._bins(), committor(self.counted())
