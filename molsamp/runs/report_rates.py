@@ -9,7 +9,7 @@ from molsamp.runs.summary import interval
 
 LAST_VISITED = (
     "A rate counts the arrivals in B of what was last in A, per time since it was last in A rather than B; the mean "
-    "first-passage time is one over it. It is the rate of what is seen at every look (`frame`). "
+    "first-passage time is one over it. It is the rate of what is seen at every look. "
 )
 WORDS = {
     "we": LAST_VISITED
@@ -57,15 +57,15 @@ def page(run: Finished) -> Page:
                 "Dots: the rate of each stretch; line: the running estimate.",
                 "nothing came to B",
             ),
-        ],
-        right=[
-            panel("Committor", figures.committor(run), "Probability to reach B before A. Band: 95 %.", _absent(run)),
             panel(
                 "Weight of the bins",
                 figures.occupancy(run),
                 "Share of all weight, by the set last visited.",
                 "forward flux has no bins",
             ),
+        ],
+        right=[
+            panel("Committor", figures.committor(run), "Probability to reach B before A. Band: 95 %.", _absent(run)),
         ],
     )
 

@@ -49,7 +49,7 @@ def test_equilibrium(b):
 
     Where a bin is narrow its committor is that of the exact law of its weight.
     """
-    _, h = scheme(recycle=False, target=20).run(motion(b, seed=12), start(8, 40, both=True), 500)
+    _, h = scheme(recycle=False, target=20).run(motion(b, seed=12), start(8, 40, both=True), 450)
     h, exact = h.part(SETTLED), chain(b)
     k, from_b = exact.reactive()
     both = [rate(h), rate(h, 1)]
@@ -133,9 +133,9 @@ def test_a_history_without_arrivals_says_that_it_knows_nothing():
 def test_intervals_cover(recycle):
     """400 runs of 8 replicas each at b = 3, in one batch: binomial test at 1 %, not above 99.5 %."""
     runs, R = 400, 8
-    s = scheme(recycle, bins=10, target=6)
-    _, h = s.run(motion(3, seed=21, every=2), start(runs * R, 12, both=not recycle), 220)
-    h, exact = h.part(60), chain(3, every=2)
+    s = scheme(recycle, bins=8, target=5)
+    _, h = s.run(motion(3, seed=21, every=2), start(runs * R, 12, both=not recycle), 140)
+    h, exact = h.part(50), chain(3, every=2)
     k = 1.0 / exact.mfpt(-1.0) if recycle else exact.reactive()[0]
     hit = 0
     for i in range(runs):
