@@ -43,7 +43,7 @@ MOLECULE = (*ENGINE, "molsamp/molecular/native", "molsamp/molecular/kinetics", "
 BARRIERS, DT, REPLICAS = (2, 5, 10), 1e-3, 8
 LEVELS = {2: (-0.8, -0.4, 0.0), 5: (-0.85, -0.7, -0.5, -0.3, 0.0), 10: (-0.87, -0.75, -0.64, -0.53, -0.42, -0.3, -0.1)}
 BASIN = {2: 60, 5: 150, 10: 600}  # rollouts of 20 steps
-BRUTE = {2: 8, 5: 40, 10: 40}  # stretches of 1000 steps of 400 walkers
+BRUTE = {2: 10, 5: 40, 10: 40}  # stretches of 1000 steps of 400 walkers; two more are not counted
 
 
 def look(x: torch.Tensor) -> Sight:
@@ -76,8 +76,8 @@ def forward(motion: Motion, b: int) -> tuple[Estimate, int]:
 
 def brute(motion: Motion, b: int) -> tuple[Estimate, int]:
     scheme = we.Scheme(1000, torch.linspace(-1, 1, 19).double(), None, source)
-    _, h = scheme.run(motion, start(400 // REPLICAS), BRUTE[b])
-    return inverse(we.brute_rate(h, 400 // REPLICAS)), 400 * 1000 * BRUTE[b]
+    _, h = scheme.run(motion, start(400 // REPLICAS), BRUTE[b] + 2)
+    return inverse(we.brute_rate(h.part(2), 400 // REPLICAS)), 400 * 1000 * (BRUTE[b] + 2)
 
 
 def start(walkers: int) -> Ensemble:

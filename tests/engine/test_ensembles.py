@@ -20,9 +20,10 @@ def weighted(w):
     return ensemble(len(w)).evolve(weight=torch.tensor(w, dtype=torch.float64))
 
 
-def test_ten_thousand_resamplings_keep_the_weight_to_1e_12():
+@pytest.mark.parametrize("runs", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_thousands_of_resamplings_keep_the_weight_to_1e_12(runs):
     """Weights over thirty decades, cells that come and go: the total of each replica stays 1."""
-    e, noise, runs = ensemble(60, replicas=3), Noise(1), 10_000
+    e, noise = ensemble(60, replicas=3), Noise(1)
     cells = noise.child("cell").integers(range(runs), torch.arange(72), (), 6)
     for k in range(runs):
         cell = cells[k, : len(e)]

@@ -56,7 +56,7 @@ def test_common_ancestors_widen_the_interval():
 
 
 def test_a_run_cut_in_two_is_the_same_bytes():
-    f, m = ladder(2, 4, trials=10, count=5), motion(2, seed=33)
+    f, m = ladder(2, 4, trials=5, count=3), motion(2, seed=33)
     whole, l = f.run(m, begin(4)), f.begin(begin(4))
     while l.stage <= len(f.levels):
         l = Ladder.from_tensors(f.advance(m, l).to_tensors())

@@ -17,7 +17,7 @@ from molsamp.engine.exact_rates import DoubleWell
 from molsamp.engine.integrators import EulerMaruyama
 from molsamp.engine.weighted_ensemble import History, Scheme, brute_rate, committor, rate, reactive_flux
 
-SETTLED = 100
+SETTLED, WELLS, SLOW = 100, (2, 5, 10), pytest.mark.slow
 
 
 def deviates(e, exact):
@@ -31,7 +31,7 @@ def error(e):
     return 0.5 * math.log(e.interval[1] / e.interval[0]) / stats.t.ppf(0.975, e.n - 1)
 
 
-@pytest.mark.parametrize("b", [2, 5, 10])
+@pytest.mark.parametrize("b", [5, 10, pytest.param(2, marks=SLOW)])
 def test_steady_state(b):
     """Mean first-passage time by the flux into B: error <= 5 %, within 4 of them (t with 7: false alarm 5e-3 each)."""
     e, h = scheme().run(motion(b, seed=11), start(8, 20), 350)
@@ -43,18 +43,22 @@ def test_steady_state(b):
     assert h.part(SETTLED).lineages > 8
 
 
-@pytest.mark.parametrize("b", [5, *(pytest.param(b, marks=pytest.mark.slow) for b in (2, 10))])
-def test_equilibrium(b):
-    """Both rates, the reactive flux and the committor of five bins: error of rates <= 5 %, all within 4 errors.
+@pytest.mark.parametrize(
+    ("b", "target", "most"), [(5, 8, 0.12), *(pytest.param(b, 20, 0.05, marks=SLOW) for b in WELLS)]
+)
+def test_equilibrium(b, target, most):
+    """Both rates, the reactive flux and the committor of five bins: error of rates <= `most`, all within 4 errors.
 
     Where a bin is narrow its committor is that of the exact law of its weight.
     """
-    _, h = scheme(recycle=False, target=20).run(motion(b, seed=12), start(8, 40, both=True), 450)
+    _, h = scheme(recycle=False, target=target).run(
+        motion(b, seed=12), start(8, 40, both=True), 450 if target > 8 else 250
+    )
     h, exact = h.part(SETTLED), chain(b)
     k, from_b = exact.reactive()
     both = [rate(h), rate(h, 1)]
     print(f"b = {b}: {both[0]}, {both[1]}, exact {k:.5g}, errors {[error(e) for e in both]}")
-    assert all(abs(deviates(e, k)) < 4.0 and error(e) <= 0.05 for e in both)
+    assert all(abs(deviates(e, k)) < 4.0 and error(e) <= most for e in both)
     assert abs(deviates(reactive_flux(h), 0.5 * k)) < 4.0
     edges, known, pi = torch.linspace(-1, 1, 19).tolist(), committor(h), exact.stationary()
     for i in (4, 7, 9, 11, 14):
@@ -68,33 +72,33 @@ def test_equilibrium(b):
 
 def test_rare_looks():
     """Seen every tenth step, it is the chain of every tenth step: 36.35 at b = 5, against 36.31 of every step."""
-    _, h = scheme(looks=2).run(motion(5, seed=13, every=10), start(8, 20), 200)
-    assert abs(deviates(inverse(rate(h.part(50))), chain(5, every=10).mfpt(-1.0))) < 4.0
+    _, h = scheme(looks=2).run(motion(5, seed=13, every=10), start(8, 20), 120)
+    assert abs(deviates(inverse(rate(h.part(40))), chain(5, every=10).mfpt(-1.0))) < 4.0
 
 
 def test_long_segments_count_time_until_arrival_alone():
-    """b = 1, segments of 2 time units where the passage takes 3: time after arrival would count for a third."""
-    _, h = scheme(looks=100).run(motion(1, seed=14, every=20), start(8, 60), 12)
+    """b = 1, segments of one time unit where the passage takes 3: time after arrival would count for a tenth."""
+    _, h = scheme(looks=50, bins=8).run(motion(1, seed=14, every=20), start(8, 60), 14)
     found, exact = inverse(rate(h.part(2))), chain(1, every=20).mfpt(-1.0)
     assert abs(deviates(found, exact)) < 4.0 and error(found) < 0.05
 
 
 def test_brute_force_is_the_same_without_splitting():
-    """b = 2: 400 walkers, the exact interval of arrivals; the true rate within twice it."""
-    brute = Scheme(100, scheme().edges, None, source)
-    _, h = brute.run(motion(2, seed=15), start(4, 100), 40)
-    found, exact = brute_rate(h, 100), 1.0 / chain(2).mfpt(-1.0)
+    """b = 2: 800 walkers, the exact interval of arrivals; the true rate within twice it."""
+    brute = Scheme(50, scheme().edges, None, source)
+    _, h = brute.run(motion(2, seed=15), start(4, 200), 80)
+    found, exact = brute_rate(h.part(20), 200), 1.0 / chain(2).mfpt(-1.0)
     assert found.n > 200 and abs(math.log(found.value / exact)) < math.log(found.interval[1] / found.interval[0])
-    assert float(h.time.sum()) == pytest.approx(4 * 4.0, rel=0.05)  # a replica's weight is 1
+    assert float(h.time.sum()) == pytest.approx(4 * 4.0, rel=0.02)  # a replica's weight is 1
 
 
 def test_a_control_leaves_the_rate_alone():
     """Pushed uphill by half a noise unit, every walker pays by its weight: the mean weight stays 1, the rate true."""
     pushed = Controlled(Overdamped(DoubleWell(3), 1.0), lambda t, x, v: 0.03 * (x < 0).to(x))
     m = Motion(pushed, EulerMaruyama(), 1e-3, 1, look, Noise(16))
-    e, h = scheme(target=30).run(m, start(16, 40), 250)
+    e, h = scheme(target=20).run(m, start(8, 40), 220)
     per_replica = torch.bincount(e.replica, e.weight)
-    assert abs(float(per_replica.mean()) - 1.0) < 4.0 * float(per_replica.std()) / 4.0
+    assert abs(float(per_replica.mean()) - 1.0) < 4.0 * float(per_replica.std()) / 8**0.5
     found = inverse(rate(h.part(SETTLED)))
     assert abs(deviates(found, chain(3).mfpt(-1.0))) < 4.0
 

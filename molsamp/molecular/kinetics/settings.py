@@ -16,7 +16,8 @@ class RatesSettings(Strict):
     """What all rate methods have.
 
     Args:
-        progress: a CV that rises from A to B; none: how near to B, by the distance that its disc is told by.
+        progress: a CV; none: how near to B, by the distance that its disc is told by. It rises from A to B, but for
+            one with a period, which walkers in bins may go round either way.
         frame: ps between two looks; the rate is that of what is seen. None: a step of a toy, ten of a molecule.
         replicas: independent repetitions, whose scatter is the error.
     """
@@ -34,7 +35,7 @@ class SegmentsSettings(RatesSettings):
         settle: ps that are not counted, at the beginning.
         production: ps that are.
         bins: of progress.
-        edges: between them, rising; none: evenly from the minimum of A to that of B.
+        edges: between them, rising; none: evenly from the minimum of A to that of B, or all round a period.
         recycle: what reaches B starts again in A, so that only the rate A -> B comes out, for half the walkers.
     """
 

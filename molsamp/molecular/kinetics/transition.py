@@ -40,7 +40,7 @@ class Transition:
         """From the start of a system to its end, each with all states of the region that it lies in.
 
         Raises:
-            ValueError: start and end in one region, or a CV that the system does not have or that falls from A to B.
+            ValueError: start and end in one region, or a CV that the system does not have.
         """
         if progress is not None and progress not in system.cvs:
             raise ValueError(
@@ -54,14 +54,7 @@ class Transition:
             )
         toy = system.masses is None
         dtype = torch.float64 if toy else torch.float32
-        transition = cls(Task(system, (), system.energy(tier, dtype=dtype), dtype), a, b, progress)
-        low, high = transition.gap
-        if not low < high:
-            raise ValueError(
-                f"progress: must rise from the edge of {', '.join(a)} to that of {', '.join(b)}, "
-                f"got {low:.4g} and {high:.4g}"
-            )
-        return transition
+        return cls(Task(system, (), system.energy(tier, dtype=dtype), dtype), a, b, progress)
 
     def look(self, x: Float[Tensor, "n *event"]) -> Sight:
         """Progress, and whether in A or B."""
@@ -81,18 +74,29 @@ class Transition:
         return {name: self.look(states[name].x[None].to(self.task.dtype)).progress.item() for name in self.a + self.b}
 
     @property
+    def period(self) -> float | None:
+        """Of the progress, where it is a CV that has one."""
+        return None if self.progress is None else self.task.system.cvs[self.progress].period[0]
+
+    @property
     def climb(self) -> tuple[float, float]:
         """Progress at the minimum of A that is nearest to B, and at the minimum of B that is nearest to A."""
-        return max(self.minima[name] for name in self.a), min(self.minima[name] for name in self.b)
+        return self._rising("", 0.0)
 
     @property
     def gap(self) -> tuple[float, float]:
         """Progress at the edges of A and B, a CV being taken to change over a disc as the distance does."""
-        states = self.task.system.states
-        return (
-            max(self.minima[name] + states[name].radius for name in self.a),
-            min(self.minima[name] - states[name].radius for name in self.b),
-        )
+        return self._rising("the edge of ", 1.0)
+
+    def _rising(self, what: str, share: float) -> tuple[float, float]:
+        r = {name: share * self.task.system.states[name].radius for name in self.minima}
+        low, high = max(self.minima[n] + r[n] for n in self.a), min(self.minima[n] - r[n] for n in self.b)
+        if not low < high:
+            raise ValueError(
+                f"progress: must rise from {what}{', '.join(self.a)} to {what}{', '.join(self.b)}, "
+                f"got {low:.4g} and {high:.4g}"
+            )
+        return low, high
 
     def motion(self, noise: Noise, frame: float | None) -> Motion:
         """The system's dynamics, looked at every `frame` ps.
