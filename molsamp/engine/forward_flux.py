@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from molsamp.engine.dynamics import Controlled
 from molsamp.engine.ensembles import Motion, Restart, lost, refuse, restarted
 from molsamp.engine.estimates import Estimate, ratio
 from molsamp.engine.particles import BELOW_ONE
@@ -156,7 +157,15 @@ class ForwardFlux:
         )  # fmt: skip
 
     def advance(self, motion: Motion, ladder: Ladder) -> Ladder:
-        """One rollout further."""
+        """One rollout further.
+
+        Raises:
+            ValueError: for a controlled dynamics, whose weights a share of trajectories does not know.
+        """
+        if isinstance(motion.dyn, Controlled):
+            raise ValueError(
+                "forward flux counts trajectories without weights: allowed are free dynamics, not Controlled"
+            )
         ladder = self._basin(motion, ladder) if ladder.stage == 0 else self._fly(motion, ladder)
         if ladder.stage == 0:
             over = ladder.step >= (self.settle + self.count) * self.looks * motion.every
@@ -185,7 +194,7 @@ class ForwardFlux:
         for j, (s, a, b) in enumerate(zip(*sight, strict=True), 1):
             time += motion.interval * alive
             crossed = armed & alive & ((s >= self.levels[0]) | b)
-            if counted:
+            if counted and bool(crossed.any()):
                 caught = caught + walkers.at_frame(path, j, crossed.nonzero()[:, 0])
             armed, alive = (armed & ~crossed) | a, alive & ~b
         step, back = ladder.step + self.looks * motion.every, fine & ~alive

@@ -8,6 +8,7 @@ import torch
 from scipy import stats
 from wells import LEVELS, chain, ladder, motion, source
 
+from molsamp.engine import Controlled
 from molsamp.engine.estimates import inverse, student95
 from molsamp.engine.forward_flux import ForwardFlux, Ladder, binomial_error, committor, fluxes, rate
 
@@ -73,6 +74,13 @@ def test_nothing_that_crosses_is_no_rate_and_no_crash():
 def test_interfaces_must_rise(levels):
     with pytest.raises(ValueError, match="must rise"):
         ForwardFlux(levels, 10, 4, 2, 0, 1, source).begin(begin(4))
+
+
+def test_controls_are_refused():
+    m, f = motion(2, seed=36), ladder(2, 4, trials=5, count=3)
+    m = replace(m, dyn=Controlled(m.dyn, lambda t, x, v: torch.zeros_like(x)))
+    with pytest.raises(ValueError, match="not Controlled"):
+        f.run(m, begin(4))
 
 
 @pytest.mark.slow
