@@ -121,7 +121,7 @@ class ForwardFlux:
     """How a forward flux goes.
 
     Args:
-        levels: of progress, rising: the I interfaces from the edge of A on; B comes after the last.
+        levels: of progress, rising: I interfaces; beyond one is what has so much progress and is not in A, and B.
         trials: trajectories from each interface and replica.
         replicas: R.
         looks: of a rollout, the unit of `advance`.
@@ -193,7 +193,7 @@ class ForwardFlux:
         alive, time = fine, torch.zeros(len(walkers), dtype=torch.float64)
         for j, (s, a, b) in enumerate(zip(*sight, strict=True), 1):
             time += motion.interval * alive
-            crossed = armed & alive & ((s >= self.levels[0]) | b)
+            crossed = armed & alive & ~a & ((s >= self.levels[0]) | b)
             if counted and bool(crossed.any()):
                 caught = caught + walkers.at_frame(path, j, crossed.nonzero()[:, 0])
             armed, alive = (armed & ~crossed) | a, alive & ~b
@@ -252,7 +252,7 @@ class ForwardFlux:
         gone = lost(path.final)
         under_way, successes = ~gone, ladder.successes.clone()
         for j, (s, a, b) in enumerate(zip(*sight, strict=True), 1):
-            arrived = under_way & self._reached(stage, s, b)
+            arrived = under_way & ~a & self._reached(stage, s, b)
             if bool(arrived.any()):
                 there = flying.at_frame(path, j, arrived.nonzero()[:, 0])
                 successes[stage - 1] += torch.bincount(there.replica, minlength=self.replicas)

@@ -24,10 +24,10 @@ def make(system: System, method: str, settings: Any, *, seed: int, energy: str =
     Raises:
         ValueError: for an unknown method, CV or device, or settings that cannot be.
     """
-    from molsamp.molecular.kinetics.flux import Flux
+    from molsamp.molecular.kinetics.flux import ForwardFlux
     from molsamp.molecular.kinetics.weighted import BruteForce, WeightedEnsemble
 
-    kinds = {kind.name: kind for kind in (WeightedEnsemble, Flux, BruteForce)}
+    kinds = {kind.name: kind for kind in (WeightedEnsemble, ForwardFlux, BruteForce)}
     if method not in kinds:
         raise ValueError(f"method {method!r} is unknown; allowed are {', '.join(METHODS)}")
     if device != "cpu":

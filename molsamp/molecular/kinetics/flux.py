@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from molsamp.engine import forward_flux
 from molsamp.engine.estimates import Estimate, inverse, ratio
-from molsamp.engine.forward_flux import ForwardFlux, Ladder, binomial_error, committor, fluxes, rate
+from molsamp.engine.forward_flux import Ladder, binomial_error, committor, fluxes, rate
 from molsamp.learn.networks import flatten_state, with_prefix
 from molsamp.molecular.kinetics.rates import Rates
 from molsamp.molecular.kinetics.settings import FFSSettings
 
 
-class Flux(Rates):
+class ForwardFlux(Rates):
     """Forward-flux sampling; a unit of work is an interface, which takes as many rollouts as it needs.
 
     Args:
@@ -31,10 +32,12 @@ class Flux(Rates):
         s, R, a = self.settings, self.settings.replicas, self.transition.a
         looks = self._looks(s.segment)
         settle, count = (max(1, round(t / (looks * self.motion.interval))) for t in (s.settle, s.basin))
-        low, high = self.transition.gap
+        low, high = self.transition.climb[:2]
         levels = s.levels or tuple(torch.linspace(low, high, s.interfaces + 1, dtype=torch.float64)[:-1].tolist())
         source = self.transition.source
-        self.method = ForwardFlux(levels, s.trials, R, looks, settle, count, source(a, self.noise.child("restart")))
+        self.method = forward_flux.ForwardFlux(
+            levels, s.trials, R, looks, settle, count, source(a, self.noise.child("restart"))
+        )
         start = source(a, self.noise.child("start"))(torch.arange(R * s.walkers), 0)
         self.ladder = self.method.begin(start)
         self.total = len(levels) + 1
@@ -68,7 +71,7 @@ class Flux(Rates):
         rows, l = [], self.ladder
         for i, f in enumerate(fluxes(l)):
             e = ratio(f, torch.ones_like(f))
-            where = self.method.levels[i] if i < len(self.method.levels) else self.transition.gap[1]
+            where = self.method.levels[i] if i < len(self.method.levels) else self.transition.climb[1]
             n, found = (int(l.trials[i - 1].sum()), int(l.successes[i - 1].sum())) if i else (0, int(l.crossings.sum()))
             rows.append([where, e.value, *e.interval, n, found])
         return {

@@ -76,7 +76,7 @@ class FFSSettings(RatesSettings):
     Args:
         walkers: in the basin, of each replica.
         settle, basin: ps of each walker in the basin that are not counted, and that are.
-        interfaces: how many, evenly from the edge of A to that of B.
+        interfaces: how many, evenly from the minimum of A to the edge of B; what is in A is before the first.
         levels: of progress, rising, in their place.
         trials: trajectories from each interface and replica.
         segment: ps of a rollout, after which it is seen what is decided.
@@ -85,7 +85,7 @@ class FFSSettings(RatesSettings):
     walkers: int = Field(default=8, ge=1)
     settle: Positive = 20.0
     basin: Positive = 100.0
-    interfaces: int = Field(default=8, ge=1)
+    interfaces: int = Field(default=12, ge=1)
     levels: tuple[float, ...] | None = None
     trials: int = Field(default=250, ge=2)
     segment: Positive = 0.1

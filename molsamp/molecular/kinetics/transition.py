@@ -79,24 +79,23 @@ class Transition:
         return None if self.progress is None else self.task.system.cvs[self.progress].period[0]
 
     @property
-    def climb(self) -> tuple[float, float]:
-        """Progress at the minimum of A that is nearest to B, and at the minimum of B that is nearest to A."""
-        return self._rising("", 0.0)
+    def climb(self) -> tuple[float, float, float]:
+        """Progress at the minimum of A that is nearest to B, at the edge of B, and at its minimum nearest to A.
 
-    @property
-    def gap(self) -> tuple[float, float]:
-        """Progress at the edges of A and B, a CV being taken to change over a disc as the distance does."""
-        return self._rising("the edge of ", 1.0)
+        A CV is taken to change over a disc as the distance to its middle does.
 
-    def _rising(self, what: str, share: float) -> tuple[float, float]:
-        r = {name: share * self.task.system.states[name].radius for name in self.minima}
-        low, high = max(self.minima[n] + r[n] for n in self.a), min(self.minima[n] - r[n] for n in self.b)
-        if not low < high:
+        Raises:
+            ValueError: it does not rise.
+        """
+        radii = {name: self.task.system.states[name].radius for name in self.b}
+        low, high = max(self.minima[name] for name in self.a), min(self.minima[name] for name in self.b)
+        edge = min(self.minima[name] - radii[name] for name in self.b)
+        if not low < edge:
             raise ValueError(
-                f"progress: must rise from {what}{', '.join(self.a)} to {what}{', '.join(self.b)}, "
-                f"got {low:.4g} and {high:.4g}"
+                f"progress: must rise from {', '.join(self.a)} to the edge of {', '.join(self.b)}, "
+                f"got {low:.4g} and {edge:.4g}"
             )
-        return low, high
+        return low, edge, high
 
     def motion(self, noise: Noise, frame: float | None) -> Motion:
         """The system's dynamics, looked at every `frame` ps.

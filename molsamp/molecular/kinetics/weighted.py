@@ -65,7 +65,8 @@ class WeightedEnsemble(Rates):
         if s.edges is None and period is not None:
             return torch.linspace(-0.5 * period, 0.5 * period, s.bins + 1, dtype=torch.float64)[1:-1]
         if s.edges is None:
-            return torch.linspace(*self.transition.climb, s.bins - 1, dtype=torch.float64)
+            low, _, high = self.transition.climb
+            return torch.linspace(low, high, s.bins - 1, dtype=torch.float64)
         if any(b <= a for a, b in zip(s.edges, s.edges[1:], strict=False)) or len(s.edges) < 2:
             raise ValueError(f"edges: must rise, two at least, got {list(s.edges)}")
         return torch.tensor(s.edges, dtype=torch.float64)

@@ -109,8 +109,8 @@ def test_alanine_goes_from_both_left_basins_to_the_right_one():
     sight = transition.look(x)
     assert sight.a.tolist() == [True, False, True] and sight.b.tolist() == [False, True, False]
     assert sight.progress[1].abs() < 1e-4 and (sight.progress[[0, 2]] < -2.5).all()
-    low, high = transition.gap
-    assert low == pytest.approx(float(sight.progress[2]) + 0.75, abs=1e-4) and high == pytest.approx(-0.75, abs=1e-4)
+    low, edge, high = transition.climb
+    assert low == pytest.approx(float(sight.progress[2])) and (edge, high) == pytest.approx((-0.75, 0.0), abs=1e-4)
     fresh = transition.source(transition.a, Noise(0))(torch.arange(64), 0)
     both = transition.look(fresh.x).a
     assert both.all() and fresh.v.std() > 0
