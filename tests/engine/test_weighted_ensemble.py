@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 from wells import chain, look, motion, scheme, source, start
 
-from molsamp.engine import Controlled, Noise, Overdamped, Particles
+from molsamp.engine import Controlled, Noise, Overdamped
 from molsamp.engine.ensembles import Ensemble, Motion
 from molsamp.engine.estimates import inverse
 from molsamp.engine.exact_rates import DoubleWell
@@ -149,7 +149,3 @@ def test_intervals_cover(recycle):
         hit += low <= k <= high
     print(f"coverage {hit / runs:.3f}; pooled {rate(h)}, exact {k:.5g}")
     assert stats.binomtest(hit, runs, 0.95, alternative="less").pvalue > 0.01 and hit < 0.995 * runs
-
-
-def test_particles_of_an_ensemble_are_particles():
-    assert isinstance(start(2, 2).particles, Particles)
