@@ -145,7 +145,7 @@ class LinearChain:
         m, S, _ = self.ends()
         sd = float(S[0, 0].sqrt())
         top = min(start, float(m[0]) + 12.0 * sd)
-        x0, dx = _legendre(min(top, float(m[0])) - 12.0 * sd, top, nodes)
+        x0, dx = legendre(min(top, float(m[0])) - 12.0 * sd, top, nodes)
         slope = S[0, 1] / S[0, 0]
         m_n, var_n = m[1] + slope * (x0 - m[0]), S[1, 1] - slope * S[0, 1]
         z = (edge - m_n) / var_n.sqrt()
@@ -306,7 +306,7 @@ def _tilt(log_z: float, mean: float, variance: float) -> Tilt:
     return Tilt(log_z, _f64([mean]), _f64([[variance]]))
 
 
-def _legendre(a: float, b: float, nodes: int) -> tuple[Tensor, Tensor]:
+def legendre(a: float, b: float, nodes: int) -> tuple[Tensor, Tensor]:
     """Gauss-Legendre nodes and weights on [a, b], from the eigenvalues of the Jacobi matrix (Golub and Welsch)."""
     k = torch.arange(1, nodes, dtype=torch.float64)
     beta = k / (4.0 * k**2 - 1.0).sqrt()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -83,3 +84,45 @@ def student95(nu: int) -> float:
     g3 = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
     g4 = (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160
     return z + g1 / nu + g2 / nu**2 + g3 / nu**3 + g4 / nu**4
+
+
+def ratio(numerator: Float[Tensor, " n"], denominator: Float[Tensor, " n"], unit: str = "1") -> Estimate:
+    """sum(numerator) / sum(denominator) > 0 of n independent pairs, with a 95 % Student interval of its logarithm.
+
+    With r the ratio and e_i = numerator_i - r denominator_i, var(ln r) = n / (n - 1) sum e_i^2 / sum(numerator)^2.
+    """
+    n, top, bottom = len(numerator), float(numerator.double().sum()), float(denominator.double().sum())
+    value = top / bottom if bottom else math.nan
+    if n < 2 or not value > 0.0:
+        return Estimate(value, (0.0, math.inf), unit, n)
+    e = numerator.double() - value * denominator.double()
+    half = student95(n - 1) * math.sqrt(n / (n - 1) * float(e.square().sum())) / top
+    return Estimate(value, (value * math.exp(-half), value * math.exp(half)), unit, n)
+
+
+def poisson(events: int, exposure: float, unit: str = "1") -> Estimate:
+    """The rate of events that come independently, with its exact 95 % interval (Garwood 1936).
+
+    The ends are the gamma quantiles g(2.5 %; events) and g(97.5 %; events + 1), over the exposure.
+    """
+    low = 0.0 if events == 0 else _gamma_quantile(0.025, events)
+    return Estimate(events / exposure, (low / exposure, _gamma_quantile(0.975, events + 1) / exposure), unit, events)
+
+
+def inverse(e: Estimate, unit: str = "1") -> Estimate:
+    """1 / e of a quantity that is not negative."""
+
+    def over(a: float) -> float:
+        return 1.0 / a if a > 0.0 else math.inf
+
+    return Estimate(over(e.value), (over(e.interval[1]), over(e.interval[0])), unit, e.n, e.ess)
+
+
+def _gamma_quantile(p: float, shape: int) -> float:
+    """Where the regularised gamma function P(shape, x) is p, by bisection."""
+    low, high = 0.0, shape + 20.0 * math.sqrt(shape) + 20.0
+    for _ in range(100):
+        middle = 0.5 * (low + high)
+        below = float(torch.special.gammainc(*torch.tensor([shape, middle], dtype=torch.float64))) < p
+        low, high = (middle, high) if below else (low, middle)
+    return 0.5 * (low + high)

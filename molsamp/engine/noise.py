@@ -104,7 +104,7 @@ class Noise:
         for a in range(0, len(s), CHUNK):
             words = philox([c[a : a + CHUNK] for c in counter], self._key)
             torch.stack(transform(words, dtype)[:per_group], dim=1, out=out[a : a + CHUNK])
-        out = out.view(len(steps), len(ids), -1)[..., :size].reshape(len(steps), len(ids), *shape)
+        out = out.view(len(steps), len(ids), groups * per_group)[..., :size].reshape(len(steps), len(ids), *shape)
         return out[0] if isinstance(step, int) else out
 
 

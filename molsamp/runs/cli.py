@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 app = typer.Typer(
-    help="Transition paths and free energies of molecules and toys, pictures of diffusion models, with error bars.",
+    help="Transition paths, free energies, rates of molecules and toys, pictures of diffusion models, with error bars.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -97,6 +97,27 @@ def free_energy(
 
     options = dict(system=system, method=method, preset=preset, seed=seed, threads=threads, device=device)
     _work(FREE_ENERGY, {**options, "cvs": _words(cvs)}, sets, out, config, resume, quiet)
+
+
+@app.command()
+def rates(
+    system: SystemName = None,
+    method: Annotated[str | None, typer.Option(help="we | ffs | md (default: we).")] = None,
+    preset: Preset = None,
+    seed: Seed = None,
+    out: Out = None,
+    sets: Sets = None,
+    config: ConfigFile = None,
+    resume: Resume = False,
+    threads: Threads = None,
+    device: Device = None,
+    quiet: Quiet = False,
+) -> None:
+    """Rate constants, mean first-passage time and committor between two states, with error bars and a report."""
+    from molsamp.runs.verbs import RATES
+
+    options = dict(system=system, method=method, preset=preset, seed=seed, threads=threads, device=device)
+    _work(RATES, options, sets, out, config, resume, quiet)
 
 
 SOLVERS = (

@@ -104,6 +104,24 @@ class FreeEnergyConfig(Config):
         return {"cvs": self.cvs}
 
 
+class RatesConfig(Config):
+    """Settings of `molsamp rates`."""
+
+    verb: Literal["rates"] = "rates"
+    system: str = Field(description="bundled name, folder, or path of a system.toml")
+    method: str = "we"
+    preset: Literal["demo", "full"] = "demo"
+    seed: int = Field(0, ge=0, lt=2**63)
+    start: str | None = Field(None, description="state of A; all states of its region belong to A")
+    end: str | None = Field(None, description="state of B; all states of its region belong to B")
+    temperature: Temperature | None = Field(None, gt=0, description="K; none: the kT of the system")
+    timestep: Time | None = Field(None, gt=0, description="ps (toy systems: reduced units)")
+    friction: Rate | None = Field(None, gt=0, description="1/ps; none where the dynamics is overdamped")
+    energy: str = Field("auto", description="auto | lanes | torch | openmm | openmm:PLATFORM")
+    device: str = Field("cpu", description="cpu")
+    threads: int = Field(1, ge=1, description="of torch; the same number gives the same bytes")
+
+
 def build(
     kind: type[Config],
     options: Mapping[str, Any],

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 Columns = dict[str, list[str]]
-TABLES = ("profiles", "convergence", "weights", "calls")
+TABLES = ("profiles", "convergence", "weights", "calls", "flux", "ladder", "occupancy", "committor")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Finished:
     landscape: dict[str, Array] | None
     player: list[Player]
     surface: Surface | None
-    tables: dict[str, Columns]  # of a free energy: profiles, convergence, weights; of pictures: calls
+    tables: dict[str, Columns]  # of `TABLES` those that the verb has
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from molsamp.runs import report_bench, report_free_energy, report_image, report_paths
+from molsamp.runs import report_bench, report_free_energy, report_image, report_paths, report_rates
 from molsamp.runs.checkpoint import write_text
 from molsamp.runs.page import grouped, symbols, table
 from molsamp.runs.reading import Finished, read
@@ -18,6 +18,7 @@ from molsamp.runs.summary import called, interval, null_name, numbers, ordered, 
 PAGES = {
     "paths": report_paths,
     "free-energy": report_free_energy,
+    "rates": report_rates,
     "image": report_image,
     "image bench": report_bench,
 }

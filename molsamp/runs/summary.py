@@ -21,6 +21,12 @@ NAMES = {
     "log_z": "log Z",
     "log_p_hit": "log P_0(hit)",
     "channel": "share of the first channel",
+    "rate": "rate A → B",
+    "mfpt": "mean first-passage time A → B",
+    "rate_back": "rate B → A",
+    "flux": "flux",
+    "flux_first": "flux through the first interface",
+    "committor": "committor at",
     "disagreement": "weights against bias, mean difference",
     "ess": "effective samples",
     "ess_share": "effective share of the samples",
@@ -170,4 +176,6 @@ def rounded(name: str, x: float, number: Number) -> str:
     width = abs(ends[1] - ends[0]) if ends and None not in ends and name != "path_ess" else 0.0
     width = width or abs(x) / 10
     digits = 1 - math.floor(math.log10(width * factor)) if width > 0 else 1
+    if digits > 6 and x != 0.0:  # a rate
+        return f"{x * factor:.3g}".replace("-", "−")
     return f"{x * factor:.{min(max(digits, 0), 6)}f}".replace("-", "−")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from molsamp.runs import config as settings
-from molsamp.runs.config import Config, FreeEnergyConfig, PathsConfig, Table
+from molsamp.runs.config import Config, FreeEnergyConfig, PathsConfig, RatesConfig, Table
 from molsamp.runs.config_image import PRESETS, BenchConfig, ImageConfig
 
 
@@ -166,5 +166,6 @@ class OfModel(Verb):
 
 PATHS = OfSystem("paths", "molsamp.molecular.paths", PathsConfig)
 FREE_ENERGY = OfSystem("free-energy", "molsamp.molecular.free_energy", FreeEnergyConfig)
+RATES = OfSystem("rates", "molsamp.molecular.kinetics", RatesConfig)
 IMAGE = OfModel("image", "molsamp.runs.pictures", ImageConfig)
 IMAGE_BENCH = OfModel("image bench", "molsamp.runs.bench", BenchConfig)

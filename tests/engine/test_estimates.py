@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 
 from molsamp.engine import Noise
-from molsamp.engine.estimates import Estimate, mean, student95, wilson
+from molsamp.engine.estimates import Estimate, inverse, mean, poisson, ratio, student95, wilson
 
 
 def test_wilson_is_scipys():
@@ -37,3 +37,24 @@ def test_no_data_and_one_datum_say_so():
 
 def test_it_prints_with_its_unit():
     assert str(Estimate(1.5, (1.0, 2.0), "kJ/mol")) == "1.5 [1, 2] kJ/mol"
+
+
+def test_the_exact_interval_of_events_is_scipys():
+    for n in (0, 1, 7, 300):
+        low, high = poisson(n, 2.0).interval
+        assert low == pytest.approx(stats.gamma.ppf(0.025, n) / 2 if n else 0.0, rel=1e-9)
+        assert high == pytest.approx(stats.gamma.ppf(0.975, n + 1) / 2, rel=1e-9)
+    assert inverse(poisson(0, 2.0)).value == math.inf
+    assert inverse(poisson(7, 2.0)).interval[0] == pytest.approx(1 / poisson(7, 2.0).interval[1])
+
+
+def test_the_interval_of_a_ratio_covers():
+    """Pairs (r d + noise, d) of 8, 4000 runs, scatter 30 %: coverage within 0.95 +- 0.015; with z for t it is 0.91."""
+    z = Noise(1).normal(0, torch.arange(4000), (8, 2))
+    d = (0.3 * z[..., 0]).exp()
+    intervals = [ratio(0.7 * d[i] * (1 + 0.3 * z[i, :, 1]), d[i]).interval for i in range(4000)]
+    assert abs(sum(low <= 0.7 <= high for low, high in intervals) / 4000 - 0.95) < 0.015
+
+
+def test_a_ratio_without_events_knows_nothing():
+    assert ratio(torch.zeros(4), torch.ones(4)).interval == (0.0, math.inf)
