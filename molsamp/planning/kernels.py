@@ -148,9 +148,8 @@ def propagate(kind, p, dt, actuators, rate, low, high, discs, margin, blocked, p
 
     A state that is in a wall is not counted in `done`.
     """
-    B, last, S = x.shape
-    k, held = np.empty((5, S)), np.empty(u.shape[2])
-    for b in range(B):
+    k, held = np.empty((5, x.shape[2])), np.empty(u.shape[2])
+    for b in range(len(x)):
         fate[b] = RAN
         for t in range(n[b]):
             control = u[b, min(t, u.shape[1] - 1)]  # one row is one control for all steps

@@ -140,7 +140,7 @@ class Vehicle:
         last = int(steps.max()) if len(steps) else 0
         if 1 != controls.shape[1] < last:
             raise ValueError(f"{controls.shape[1]} controls for {last} steps: give one that is held, or one for each")
-        x = np.empty((len(states), last + 1, states.shape[1]))
+        x = np.zeros((len(states), last + 1, states.shape[1]))
         x[:, 0] = states.numpy()
         fate, done = np.zeros(len(states), np.int8), np.zeros(len(states), np.int64)
         self._fill(x, controls.contiguous().numpy(), steps.numpy(), self.walls(problem), fate, done)
@@ -165,7 +165,7 @@ class Vehicle:
         angle, x, y = world.pose
         pose = np.array([x, y, math.cos(angle), math.sin(angle), world.cell])
         reach = math.ceil(1.5 * (discs[:, 2].max() + MARGIN) / world.cell)  # 1.5: discs are widened between steps
-        return discs, MARGIN, world.blocked.numpy(), pose, reach, _goal(None if where is world else where)
+        return discs, MARGIN, world.blocked.numpy(), pose, reach, _goal(None if isinstance(where, World) else where)
 
     def _fill(self, x, u, n, walls, fate, done) -> None:
         from molsamp.planning import kernels
