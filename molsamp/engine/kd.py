@@ -1,8 +1,9 @@
 """Kernels of `neighbours`: kd-trees that lie implicitly in an array of points, and searches through a forest of them.
 
-A tree is a range [a, b) of the array: the point in its middle splits it along an axis into the ranges before and
-after; ranges of LEAF points or fewer are not split. Equal distances are decided by the lower id, so that an answer
-does not depend on how the points are arranged.
+A tree is a range [a, b) of the array: the point in its middle splits it, along the axis of the widest spread, into the
+ranges before and after; ranges of LEAF points or fewer are not split. The box around a range is kept at its middle:
+points of a planning tree fill a thin part of their space, which boxes show and splitting planes do not. Equal
+distances are decided by the lower id, so that an answer does not depend on how the points are arranged.
 """
 
 import numpy as np
@@ -23,13 +24,14 @@ def swap(points, ids, i, j):
 
 
 @kernel
-def widest(points, a, b):
-    """The axis along which points a..b spread most."""
+def enclose(points, a, b, box):
+    """The box around points a..b, and the axis along which it is widest."""
     axis, spread = 0, -1.0
     for c in range(points.shape[1]):
         low = high = points[a, c]
         for i in range(a + 1, b):
             low, high = min(low, points[i, c]), max(high, points[i, c])
+        box[0, c], box[1, c] = low, high
         if high - low > spread:
             axis, spread = c, high - low
     return axis
@@ -59,21 +61,20 @@ def split(points, ids, a, b, mid, axis):
 
 
 @entry
-def build(points, ids, axes, a, b):
+def build(points, ids, boxes, a, b):
     """Makes a tree of points a..b."""
     stack = np.empty((STACK, 2), np.int64)
     stack[0, 0], stack[0, 1], top = a, b, 1
     while top:
         top -= 1
         low, high = stack[top]
-        if high - low <= LEAF:
-            continue
         mid = (low + high) // 2
-        axes[mid] = widest(points, low, high)
-        split(points, ids, low, high, mid, axes[mid])
-        stack[top, 0], stack[top, 1] = low, mid
-        stack[top + 1, 0], stack[top + 1, 1] = mid + 1, high
-        top += 2
+        axis = enclose(points, low, high, boxes[mid])
+        if high - low > LEAF:
+            split(points, ids, low, high, mid, axis)
+            stack[top, 0], stack[top, 1] = low, mid
+            stack[top + 1, 0], stack[top + 1, 1] = mid + 1, high
+            top += 2
 
 
 @kernel
@@ -81,6 +82,15 @@ def square(points, i, q):
     d = 0.0
     for c in range(len(q)):
         d += (points[i, c] - q[c]) ** 2
+    return d
+
+
+@kernel
+def outside(box, q):
+    """Squared distance from q to a box."""
+    d = 0.0
+    for c in range(len(q)):
+        d += max(box[0, c] - q[c], q[c] - box[1, c], 0.0) ** 2
     return d
 
 
@@ -111,7 +121,7 @@ def consider(points, ids, i, q, alive, near, cost, best, found, least):
 
 
 @entry
-def search(points, ids, axes, blocks, size, alive, queries, near, cost, best, found):
+def search(points, ids, boxes, blocks, size, alive, queries, near, cost, best, found):
     """The k nearest points (best: squared distances, found: ids) of each query.
 
     With near >= 0, a squared distance, instead the cheapest point within it, and the nearest where there is none
@@ -125,23 +135,23 @@ def search(points, ids, axes, blocks, size, alive, queries, near, cost, best, fo
         for i in range(blocks[-1], size):
             consider(points, ids, i, q, alive, near, cost, best[m], found[m], least)
         for t in range(len(blocks) - 1):
-            stack[0, 0], stack[0, 1], bounds[0], top = blocks[t], blocks[t + 1], 0.0, 1
+            stack[0, 0], stack[0, 1], top = blocks[t], blocks[t + 1], 1
+            bounds[0] = outside(boxes[(blocks[t] + blocks[t + 1]) // 2], q)
             while top:
                 top -= 1
                 if bounds[top] > (near if least[0] < np.inf else best[m, -1]):
                     continue
                 low, high = stack[top]
-                while high - low > LEAF:
-                    mid = (low + high) // 2
-                    consider(points, ids, mid, q, alive, near, cost, best[m], found[m], least)
-                    gap = q[axes[mid]] - points[mid, axes[mid]]
-                    bounds[top] = gap * gap
-                    if gap < 0:
-                        stack[top, 0], stack[top, 1], high = mid + 1, high, mid
-                    else:
-                        stack[top, 0], stack[top, 1], low = low, mid, mid + 1
-                    top += 1
-                for i in range(low, high):
-                    consider(points, ids, i, q, alive, near, cost, best[m], found[m], least)
+                if high - low <= LEAF:
+                    for i in range(low, high):
+                        consider(points, ids, i, q, alive, near, cost, best[m], found[m], least)
+                    continue
+                mid = (low + high) // 2
+                consider(points, ids, mid, q, alive, near, cost, best[m], found[m], least)
+                before, after = outside(boxes[(low + mid) // 2], q), outside(boxes[(mid + 1 + high) // 2], q)
+                first = int(before > after)  # the nearer half comes last onto the stack, and first off it
+                stack[top + 1 - first, 0], stack[top + 1 - first, 1], bounds[top + 1 - first] = low, mid, before
+                stack[top + first, 0], stack[top + first, 1], bounds[top + first] = mid + 1, high, after
+                top += 2
         if least[0] < np.inf:
             found[m, 0] = np.int64(least[1])

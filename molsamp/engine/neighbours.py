@@ -27,7 +27,7 @@ class Neighbours:
     def __init__(self, dimension: int):
         self._points = np.empty((BASE, dimension))
         self._ids = np.empty(BASE, np.int64)
-        self._axes = np.empty(BASE, np.int64)
+        self._boxes = np.empty((BASE, 2, dimension))
         self._alive = np.zeros(BASE, np.bool_)  # by id
         self._blocks = np.zeros(1, np.int64)
         self._size = self._gone = 0
@@ -50,7 +50,7 @@ class Neighbours:
         if not len(ids):
             return
         old, self._size = self._size, self._size + len(points)
-        self._points, self._ids, self._axes = (_room(a, self._size) for a in (self._points, self._ids, self._axes))
+        self._points, self._ids, self._boxes = (_room(a, self._size) for a in (self._points, self._ids, self._boxes))
         self._alive = _room(self._alive, int(ids.max()) + 1)
         self._points[old : self._size], self._ids[old : self._size] = points.numpy(), ids.numpy()
         self._alive[ids.numpy()] = True
@@ -100,7 +100,7 @@ class Neighbours:
         from molsamp.engine import kd
 
         best, found = np.empty((len(queries), k)), np.empty((len(queries), k), np.int64)
-        args = (self._points, self._ids, self._axes, self._blocks, self._size, self._alive)
+        args = (self._points, self._ids, self._boxes, self._blocks, self._size, self._alive)
         kd.search(*args, queries.contiguous().numpy(), near, cost, best, found)
         return torch.from_numpy(found), torch.from_numpy(best)
 
@@ -116,7 +116,7 @@ class Neighbours:
         while same < min(len(blocks), len(self._blocks)) and blocks[same] == self._blocks[same]:
             same += 1
         for a, b in pairwise(blocks[same - 1 :]):
-            kd.build(self._points, self._ids, self._axes, a, b)
+            kd.build(self._points, self._ids, self._boxes, a, b)
         self._blocks = np.array(blocks, np.int64)
 
 

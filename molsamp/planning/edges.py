@@ -43,11 +43,9 @@ class Edges(NamedTuple):
         return steps.where(torch.arange(steps.shape[1]) < self.steps[:, None], 0.0).sum(1)
 
 
-def held(
-    states: Float[Tensor, "B s"], problem: Problem, noise: Noise, step: int, ids: Int[Tensor, " B"], longest: int
-) -> Edges:
-    """One uniform control each, held for 1 to `longest` steps: the edges of uniform planners."""
-    controls, steps = uniform(problem.vehicle, noise, step, ids, longest)
+def held(states: Float[Tensor, "B s"], problem: Problem, u: Float[Tensor, "B m+1"], longest: int) -> Edges:
+    """One uniform control each, held for 1 to `longest` steps: the edges of uniform planners; u as for `uniform`."""
+    controls, steps = uniform(problem.vehicle, u, longest)
     motion = problem.vehicle.propagate(states, controls, steps, problem)
     controls = controls.expand(-1, motion.states.shape[1] - 1, -1)
     return Edges(motion.states, controls, motion.steps, motion.fate, motion.simulated, 0)

@@ -33,6 +33,8 @@ from molsamp.planning.results import Counts, Plan, Result, coverage, diagnose
 from molsamp.planning.samplers import Sampler
 from molsamp.planning.vehicles import DIVERGED, HIT, REACHED
 
+AHEAD = 64  # batches
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -109,6 +111,7 @@ class Planner:
         self.best: int | None = None
         self.cpu_seconds = 0.0
         self.first_solution: float | None = None
+        self._block, self._ahead = -1, problem.start.new_empty(0)
         along = {"states": problem.start[None], "controls": problem.start.new_zeros((1, problem.vehicle.controls))}
         self.tree = Tree(problem.start[None], along=along)
         root = self._features(self.tree.x)
@@ -128,10 +131,10 @@ class Planner:
     def advance(self) -> None:
         """One batch of edges."""
         began = time.process_time()
-        ids = torch.arange(self.settings.batch)
-        aims = self._aims(ids)
+        aim, mix, control = self._draws()
+        aims = self._aims(aim)
         parents = self._nodes.cheapest(self._features(aims), self.settings.near, self.tree.cost)
-        edges = self._edges(ids, self.tree.x[parents], aims[:, :2])
+        edges = self._edges(self.tree.x[parents], aims[:, :2], mix, control)
         self._count(edges)
         self._grow(parents, edges)
         self.cpu_seconds += time.process_time() - began
@@ -212,10 +215,22 @@ class Planner:
     def _features(self, states: Tensor) -> Tensor:
         return states[:, :2] if self.settings.metric == "position" else self.problem.vehicle.features(states)
 
-    def _aims(self, ids: Tensor) -> Tensor:
+    def _draws(self) -> tuple[Tensor, Tensor, Tensor]:
+        """This batch's uniform numbers: for the aims, for the mixture and for uniform controls.
+
+        They are drawn AHEAD batches at a time, which changes their cost, not their values.
+        """
+        block, row = divmod(self.counts.batches, AHEAD)
+        sizes = (len(self.problem.start) + 2, 2, self.problem.vehicle.controls + 1)
+        if block != self._block:
+            steps, lanes = range(block * AHEAD, (block + 1) * AHEAD), torch.arange(self.settings.batch)
+            self._block, self._ahead = block, self.noise.child("lanes").uniform(steps, lanes, (sum(sizes),))
+        aim, mix, control = self._ahead[row].split(sizes, dim=1)
+        return aim, mix, control
+
+    def _aims(self, u: Tensor) -> Tensor:
         """Uniform states of the world's frame, in its free cells, put where the world stands; some at the goal."""
         world, vehicle = self.problem.world, self.problem.vehicle
-        u = self.noise.child("aim").uniform(self.counts.batches, ids, (len(vehicle.body.names) + 2,))
         cell = world.free[(u[:, 1] * len(world.free)).long()].flip(-1)
         low, high = (torch.tensor(bound[2:], dtype=torch.float64) for bound in (vehicle.body.low, vehicle.body.high))
         states = torch.cat([(cell + u[:, 2:4]) * world.cell, low + u[:, 4:] * (high - low)], 1)
@@ -223,19 +238,20 @@ class Planner:
         states[u[:, 0] < self.settings.goal_bias, :2] = self.problem.goal
         return states
 
-    def _edges(self, ids: Tensor, starts: Tensor, targets: Tensor) -> Edges:
-        s, t = self.settings, self.counts.batches
-        coins = self.noise.child("mix").uniform(t, ids, (2,))
-        own = coins[:, 0] < s.eps
-        targets = torch.where((coins[:, 1] < s.target_bias)[:, None], self.problem.goal, targets)
+    def _edges(self, starts: Tensor, targets: Tensor, mix: Tensor, control: Tensor) -> Edges:
+        s, problem = self.settings, self.problem
+        if s.eps == 1 or self.sampler is None:
+            return held(starts, problem, control, s.longest)
+        targets = torch.where((mix[:, 1] < s.target_bias)[:, None], problem.goal, targets)
+        own = mix[:, 0] < s.eps
         parts = []
         if len(rows := torch.nonzero(own)[:, 0]):
-            parts.append((rows, held(starts[rows], self.problem, self.noise.child("uniform"), t, rows, s.longest)))
-        if len(rows := torch.nonzero(~own)[:, 0]) and self.sampler is not None:
-            noise = self.noise.child("policy")
-            work = (starts[rows], targets[rows], self.problem, self.sampler, noise, t, s.longest, s.execute)
-            parts.append((rows, driven(*work)))
-        return parts[0][1] if len(parts) == 1 else merge(parts, len(ids))
+            parts.append((rows, held(starts[rows], problem, control[rows], s.longest)))
+        if len(rows := torch.nonzero(~own)[:, 0]):
+            noise, call = self.noise.child("policy"), self.counts.batches
+            driving = driven(starts[rows], targets[rows], problem, self.sampler, noise, call, s.longest, s.execute)
+            parts.append((rows, driving))
+        return merge(parts, len(own))
 
     def _count(self, edges: Edges) -> None:
         hit, c = edges.fate == HIT, self.counts
