@@ -17,6 +17,7 @@ CAR, UNICYCLE, TRAILER, INTEGRATOR = range(4)
 RAN, HIT, REACHED, DIVERGED = range(4)
 GAP = 0.2  # between checked centres, in disc radii
 TURN = 1.1  # an arc is at most this much longer than its chord, for turns below 1.4 rad a step
+NEWTON = 4  # iterations: enough for rounding
 FAR = 1e9  # m, rad: beyond it, or not a number, a state has diverged
 
 entry = entries(__file__)
@@ -49,7 +50,7 @@ def derivative(kind, p, s, u, out):
 
 @kernel
 def runge_kutta(kind, p, s, u, h, k, out):
-    """One step of the classical fourth-order method; k is scratch, (5, S)."""
+    """One step of the classical fourth-order method; k is scratch, (6, S)."""
     S = len(s)
     derivative(kind, p, s, u, k[0])
     for j in range(1, 4):
@@ -62,19 +63,46 @@ def runge_kutta(kind, p, s, u, h, k, out):
 
 
 @kernel
+def drive(p, s, u, dt, k, out):
+    """A car over dt: it has no reverse. Brakes stop it at v = 0, where it stands until the throttle D is positive.
+
+    Both moments are met exactly, the first by Newton's method from above, the second since D is linear in time;
+    a step across them would err in the second order, and turns would carry the error on.
+    """
+    left, here = dt, k[5]
+    out[:] = s
+    while left > 0.0:
+        here[:] = out
+        braking = here[4] < 0.0 or (here[4] == 0.0 and u[0] <= 0.0)
+        release = here[4] + left * u[0] > 0.0
+        span = min(left, -here[4] / u[0]) if braking and release else left
+        if braking and here[3] <= 0.0:
+            out[4], out[5] = here[4] + span * u[0], here[5] + span * u[1]
+        else:
+            runge_kutta(CAR, p, here, u, span, k, out)
+            if out[3] < 0.0:
+                for _ in range(NEWTON):
+                    derivative(CAR, p, out, u, k[0])
+                    span = min(max(span - out[3] / k[0, 3], 0.0), left)
+                    runge_kutta(CAR, p, here, u, span, k, out)
+                out[3], release = 0.0, False
+        if braking and release:
+            out[4] = 0.0
+        left -= span
+
+
+@kernel
 def advance(kind, p, s, control, dt, actuators, rate, low, high, u, k, out):
-    """One step of dt: controls within their rates, actuators within their bounds, a car that brakes stops at v = 0."""
+    """One step of dt: controls within their rates, actuators within their bounds."""
     for j in range(len(control)):
         a = actuators[j]
         end = s[a] + min(max(control[j], -rate[j]), rate[j]) * dt
         u[j] = (min(max(end, low[a]), high[a]) - s[a]) / dt
-    runge_kutta(kind, p, s, u, dt, k, out)
     if kind == CAR:
-        if out[3] < low[3]:  # it stops within the step, after about the share of it that the secant says
-            share = (s[3] - low[3]) / (s[3] - out[3])
-            runge_kutta(kind, p, s, u, share * dt, k, out)
-            out[3] = low[3]
+        drive(p, s, u, dt, k, out)
         out[3] = min(out[3], high[3])
+    else:
+        runge_kutta(kind, p, s, u, dt, k, out)
     for j in range(len(control)):
         a = actuators[j]
         out[a] = min(max(s[a] + u[j] * dt, low[a]), high[a])
@@ -155,7 +183,7 @@ def propagate(kind, p, dt, actuators, rate, low, high, discs, margin, blocked, p
 
     A state that is in a wall is not counted in `done`.
     """
-    k, held, before = np.empty((5, x.shape[2])), np.empty(u.shape[2]), np.empty(len(discs))
+    k, held, before = np.empty((6, x.shape[2])), np.empty(u.shape[2]), np.empty(len(discs))
     for b in range(len(x)):
         fate[b] = RAN
         for d in range(len(discs)):
