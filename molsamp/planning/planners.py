@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
 
 import torch
 from jaxtyping import Int
@@ -62,10 +61,10 @@ class Settings:
     longest: int = 64
     execute: int = 8
     keep_prefix: bool = False
-    metric: Literal["state", "position"] = "state"
+    metric: str = "state"
     near: float = 0.0
     sparse: float = 0.0
-    cost: Literal["time", "length"] = "time"
+    cost: str = "time"
     improve: bool = False
 
     def __post_init__(self):
@@ -181,7 +180,7 @@ class Planner:
         """The way from the start to a node."""
         way = self.tree.trace(self.tree.backtrack(node))
         states = torch.cat([self.problem.start[None], way["states"]])
-        return Plan(torch.arange(len(states)) * self.problem.vehicle.dt, states, way["controls"])
+        return Plan(torch.arange(len(states), dtype=torch.float64) * self.problem.vehicle.dt, states, way["controls"])
 
     def to_tensors(self) -> dict[str, Tensor]:
         """The flat dict of tensors that checkpoints hold."""
@@ -265,9 +264,9 @@ class Planner:
 
     def _grow(self, parents: Tensor, edges: Edges) -> None:
         """Adds the edges that are worth keeping."""
-        s, dt = self.settings, self.problem.vehicle.dt
+        s, seconds = self.settings, edges.steps.double() * self.problem.vehicle.dt
         stands = (edges.steps > 0) & (edges.fate != DIVERGED) & ((edges.fate != HIT) | s.keep_prefix)
-        cost = edges.lengths() if s.cost == "length" else edges.steps * dt
+        cost = edges.lengths() if s.cost == "length" else seconds
         total = self.tree.cost[parents] + cost
         if self.best is not None:
             cheap = total < self.tree.cost[self.best]
@@ -286,7 +285,7 @@ class Planner:
         nodes = self.tree.extend(
             parents[lanes],
             ends[lanes],
-            duration=edges.steps[lanes] * dt,
+            duration=seconds[lanes],
             cost=cost[lanes],
             along={"states": edges.states[lanes, 1:], "controls": edges.controls[lanes]},
             steps=edges.steps[lanes],
