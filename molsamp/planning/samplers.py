@@ -39,7 +39,7 @@ class Sampler(Protocol):
 
 
 def uniform(
-    vehicle: Vehicle, u: Float[Tensor, "B m+1"], longest: int
+    vehicle: Vehicle, u: Float[Tensor, "B draws"], longest: int
 ) -> tuple[Float[Tensor, "B 1 m"], Int[Tensor, " B"]]:
     """One control each, uniform within the rates, and for how many steps it is held, uniform in 1..longest.
 
