@@ -54,7 +54,7 @@ class Settings:
         improve: whether to go on after the first plan, for cheaper ones.
     """
 
-    batch: int = 32
+    batch: int = 64
     goal_bias: float = 0.15
     target_bias: float = 0.85
     eps: float = 1.0
@@ -84,7 +84,7 @@ class Settings:
 
 PLANNERS = {
     "rrt": Settings(),
-    "sst": Settings(near=0.4, sparse=0.2, improve=True),
+    "sst": Settings(near=0.2, sparse=0.1, improve=True),
     "ditree": Settings(eps=0.1, metric="position"),
 }
 
