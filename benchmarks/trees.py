@@ -1,9 +1,9 @@
 """What does a node of a planning tree cost, from the first to the ten-thousandth and beyond?
 
-growth: an RRT of the hard car (C2 = 4) in a maze whose goal nobody reaches; CPU microseconds per node and per edge tried
-over each thousand nodes, dynamics steps a second, and bytes per node, of which most are the states and controls along
-its edge. propagate: dynamics steps a second of the motion alone, collision check inside. solve: success, CPU seconds,
-edges and path length over grid distance of RRT and SST (first plans) on mazes that no test uses, both cars.
+growth: an RRT of the hard car (C2 = 4) in a maze whose goal nobody reaches; CPU microseconds per node and per edge
+tried over each thousand nodes, dynamics steps a second, and bytes per node, of which most are the states and controls
+along its edge. propagate: dynamics steps a second of the motion alone, collision check inside. solve: success, CPU
+seconds, edges and path length over grid distance of RRT and SST (first plans) on mazes that no test uses, both cars.
 Appends to benchmarks/results/trees.json; what is there for the code as it stands is not measured again.
 
     python benchmarks/trees.py [--nodes 20000] [--problems 10]
@@ -105,8 +105,8 @@ def main() -> None:
         if question == "growth":
             costs = e["us_per_node"]
             print(
-                f"growth     B = {case:>3}: {costs[0]:.0f} us a node in the first thousand, {costs[9]:.0f} in the tenth, "
-                f"{costs[-1]:.0f} in the last (n = {size}); {e['steps_per_second']:.2e} steps/s, "
+                f"growth     B = {case:>3}: {costs[0]:.0f} us a node in the first thousand, {costs[9]:.0f} in the "
+                f"tenth, {costs[-1]:.0f} in the last (n = {size}); {e['steps_per_second']:.2e} steps/s, "
                 f"{e['bytes_per_node']} bytes a node"
             )
         elif question == "propagate":

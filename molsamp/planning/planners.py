@@ -1,7 +1,7 @@
 """Kinodynamic trees: one loop for RRT, SST and trees whose controls come from a learned policy.
 
     repeat, for B lanes at once:
-        x_rand   <- uniform state in the free cells, with probability goal_bias one at the goal
+        x_rand   <- uniform state in the cells that can be reached, with probability goal_bias one at the goal
         x_near   <- the cheapest node within `near` of x_rand, or the nearest node where there is none
         u_1:n    <- with probability eps one uniform control, held for a random time; otherwise the policy, which is
                     told to go to the goal with probability target_bias, and to x_rand otherwise
@@ -228,9 +228,9 @@ class Planner:
         return aim, mix, control
 
     def _aims(self, u: Tensor) -> Tensor:
-        """Uniform states of the world's frame, in its free cells, put where the world stands; some at the goal."""
+        """Uniform states in the cells that can be reached, drawn in the world's frame; some at the goal."""
         world, vehicle = self.problem.world, self.problem.vehicle
-        cell = world.free[(u[:, 1] * len(world.free)).long()].flip(-1)
+        cell = self.problem.reachable[(u[:, 1] * len(self.problem.reachable)).long()].flip(-1)
         low, high = (torch.tensor(bound[2:], dtype=torch.float64) for bound in (vehicle.body.low, vehicle.body.high))
         states = torch.cat([(cell + u[:, 2:4]) * world.cell, low + u[:, 4:] * (high - low)], 1)
         states = vehicle.moved(states, world.pose)

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from molsamp.planning.problems import FAMILIES, Problem, between, problem
+from molsamp.engine import Noise
+from molsamp.planning.problems import FAMILIES, Problem, between, drawn, problem
 from molsamp.planning.vehicles import Car, DoubleIntegrator
 from molsamp.planning.worlds import Pose, World
 
@@ -76,8 +77,13 @@ def test_families(family):
 def test_unknown_families_and_worlds_too_small():
     with pytest.raises(ValueError, match="family 'labyrinth': there are maze, boxes, corridor, u-maze"):
         problem("labyrinth", Car(), 0)
-    from molsamp.engine import Noise
-    from molsamp.planning.problems import drawn
-
     with pytest.raises(ValueError, match="bend: no two free cells lie 12 m of way apart"):
         drawn(WORLD, Car(), Noise(0))
+
+
+def test_every_public_name_is_where_it_is_said_to_be():
+    from molsamp import planning
+
+    assert all(hasattr(planning, name) for name in planning.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'PRM'"):
+        _ = planning.PRM
