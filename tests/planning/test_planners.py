@@ -81,7 +81,7 @@ def test_what_must_be_true_of_a_tree_with_a_policy(eps):
 PLANS = [
     ("medium", Car(), "sst"),
     ("boxes", Car(C2=4.0), "rrt"),
-    ("large", Unicycle(), "sst"),
+    ("medium", Unicycle(), "sst"),
     ("u-maze", Trailer(), "rrt"),
 ]
 
@@ -211,7 +211,7 @@ def test_a_dead_end_that_faces_the_goal():
     """
     solved = {}
     for bias in (1.0, 0.0):
-        settings = replace(DITREE, eps=0.0, target_bias=bias)
+        settings = replace(DITREE, eps=0.0, target_bias=bias, batch=32)
         corridors = [problem("corridor", Car(C2=4.0), 3000 + s) for s in (1, 5)]
         solved[bias] = [
             plan(p, settings, noise=Noise(s), sampler=pursuit, steps=90_000).solved
@@ -250,13 +250,13 @@ def test_double_integrator_in_an_empty_box():
     vehicle = DoubleIntegrator(speed=2.0, force=2.0)
     p = Problem(box, vehicle, vehicle.at(torch.tensor([1.0, 5.0], dtype=F64)), torch.tensor([8.5, 5.0], dtype=F64))
     solved = [
-        [plan(p, "rrt", noise=Noise(s), steps=steps).solved for s in range(12)] for steps in (2_000, 10_000, 60_000)
+        [plan(p, "rrt", noise=Noise(s), steps=steps).solved for s in range(12)] for steps in (4_000, 10_000, 60_000)
     ]
     rates = [sum(row) for row in solved]
     assert rates[0] < rates[1] <= rates[2] == 12
     fastest = 1.0 + (7.0 - 1.0) / 2.0  # 1 m in 1 s up to full speed, then 6 m at 2 m/s, to the disc's near edge
     times = []
-    for steps in (30_000, 300_000):
+    for steps in (30_000, 150_000):
         best = plan(p, PLANNERS["sst"], noise=Noise(1), steps=steps).plan
         times.append(float(best.times[-1]))
     assert fastest <= times[1] <= times[0] and times[1] < 1.3 * fastest

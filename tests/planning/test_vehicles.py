@@ -194,7 +194,7 @@ def test_no_wall_is_jumped_over():
 
 
 def test_no_motion_that_runs_touches_a_wall():
-    """5000 random motions in a maze, looked at ten times as finely by other code, up to where they were stopped."""
+    """Random motions in a maze, looked at ten times as finely by other code, up to where they were stopped."""
     car, world = Car(), maze(Noise(5))
     starts = torch.stack([car.at(world.centre(*c), 1.6 * k) for k in range(4) for c in world.free.tolist()])
     starts[:, 3:] = random_states(car, len(starts))[:, 3:]
@@ -203,14 +203,14 @@ def test_no_motion_that_runs_touches_a_wall():
     for seed in range(1500 // len(starts) + 1):
         u = random_controls(car, len(starts), 20, seed=seed)
         motion = car.propagate(starts, u, 20, problem)
-        for b in range(0, len(starts), 5):
+        for b in range(0, len(starts), 10):
             k = int(motion.steps[b])
             fine = resimulate(car, starts[b].numpy(), u[b, : k + 1].numpy())
             assert not touching(problem, fine[: 10 * k + 1]).any()
             if motion.fate[b] == HIT:
                 hits += 1
                 free.append(not touching(problem, fine).any())
-    assert hits > 50 and np.mean(free) < 0.1  # nor is a motion stopped that would not touch, but for the margin
+    assert hits > 25 and np.mean(free) < 0.1  # nor is a motion stopped that would not touch, but for the margin
 
 
 def test_fates():
