@@ -13,7 +13,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-_ROOMS = ("engine", "image", "learn", "molecular", "runs")
+_ROOMS = ("engine", "image", "learn", "molecular", "planning", "runs")
 _HOMES = {
     "Run": "molsamp.runs.folder",
     "load": "molsamp.molecular.system",

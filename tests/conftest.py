@@ -4,9 +4,11 @@ import torch
 from jaxtyping import install_import_hook
 
 # before the hook: numba compiles functions, not checked ones
+import molsamp.engine.kd
 import molsamp.molecular.native.alignment
 import molsamp.molecular.native.stepping
-import molsamp.molecular.native.tangents  # noqa: F401
+import molsamp.molecular.native.tangents
+import molsamp.planning.kernels  # noqa: F401
 
 CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"  # the tower: an int is a float
 

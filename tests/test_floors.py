@@ -15,8 +15,8 @@ SLOW = {"e3nn", "torch_geometric", "deeptime", "pymbar", "numba", "ray"}
 # Files made of numba kernels import it as they load; so they are themselves imported inside functions only.
 KERNELS = {
     f"molecular/native/{name}.py" for name in ("alignment", "compiling", "lanes", "stepping", "tangents", "vector")
-}
-ENGINE_MAY = {"torch", "numpy", "jaxtyping", "molsamp"} | set(sys.stdlib_module_names)
+} | {"engine/compiling.py", "engine/kd.py", "planning/kernels.py"}
+ENGINE_MAY = {"torch", "numpy", "jaxtyping", "numba", "llvmlite", "molsamp"} | set(sys.stdlib_module_names)
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "random"}
 FORBIDDEN_CALLS = {"eval", "exec", "torch.load", "numpy.random", "torch.Generator", "torch.manual_seed"}
 DRAWS = ["rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial", "poisson"]
