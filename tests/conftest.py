@@ -4,6 +4,7 @@ import torch
 from jaxtyping import install_import_hook
 
 # before the hook: numba compiles functions, not checked ones
+import molsamp.engine.kd
 import molsamp.molecular.native.alignment
 import molsamp.molecular.native.stepping
 import molsamp.molecular.native.tangents

@@ -1,8 +1,9 @@
 """Trees of states in flat arrays: what planners, shooting moves and splitting methods grow.
 
 Node i is a row: its parent (always a lower row, -1 for a root), its state x (and v), and time, cost and depth summed
-along the edges from its root. Rows are only ever added; the arrays double when full, so that adding m nodes one by
-one costs O(m).
+along the edges from its root. Rows are only ever added; a node that is pruned stays, since others may hang from it, and
+is marked. An edge may keep what lies along it, such as the controls that were applied and the states they led through:
+a number of rows for each edge, all edges one after the other.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from molsamp.engine.columns import Columns
 from molsamp.engine.state import Particles, Path
 
 CHUNK = 1 << 14  # nodes compared with the queries at a time
+ALONG = "along."  # begins the names, in a checkpoint, of what edges keep
 
 
 class Tree:
@@ -24,55 +27,59 @@ class Tree:
     Args:
         x: states of the roots, (r, *event).
         v: their velocities, (r, *event), or None for a tree without.
+        along: a row, (1, *shape), of each thing that edges keep along them, by name; its values do not matter.
     """
 
-    def __init__(self, x: Float[Tensor, "r *event"], v: Float[Tensor, "r *event"] | None = None):
+    def __init__(
+        self,
+        x: Float[Tensor, "r *event"],
+        v: Float[Tensor, "r *event"] | None = None,
+        along: dict[str, Tensor] | None = None,
+    ):
         r = len(x)
         zeros = torch.zeros(r, dtype=torch.float64, device=x.device)
         rootless = torch.full((r,), -1, dtype=torch.int64, device=x.device)
-        self._columns = {
-            "parent": rootless,
-            "x": x.clone(),
-            "time": zeros,
-            "cost": zeros.clone(),
-            "depth": rootless + 1,
-        }
+        columns = {"parent": rootless, "x": x, "time": zeros, "cost": zeros, "depth": rootless + 1}
         if v is not None:
-            self._columns["v"] = v.clone()
-        self._size = r
+            columns["v"] = v
+        self._along = None
+        if along is not None:
+            self._along = Columns({name: row[:0] for name, row in along.items()})
+            columns |= {"end": rootless + 1, "active": rootless < 0}
+        self._columns = Columns(columns)
 
     def __len__(self) -> int:
-        return self._size
+        return len(self._columns)
 
     @property
     def parent(self) -> Int[Tensor, " N"]:
         """Parent of each node, -1 for a root."""
-        return self._columns["parent"][: self._size]
+        return self._columns["parent"]
 
     @property
     def x(self) -> Float[Tensor, "N *event"]:
         """States."""
-        return self._columns["x"][: self._size]
+        return self._columns["x"]
 
     @property
     def v(self) -> Float[Tensor, "N *event"] | None:
         """Velocities, or None."""
-        return self._columns["v"][: self._size] if "v" in self._columns else None
+        return self._columns.get("v")
 
     @property
     def time(self) -> Float[Tensor, " N"]:
         """Time since the root."""
-        return self._columns["time"][: self._size]
+        return self._columns["time"]
 
     @property
     def cost(self) -> Float[Tensor, " N"]:
         """Cost since the root."""
-        return self._columns["cost"][: self._size]
+        return self._columns["cost"]
 
     @property
     def depth(self) -> Int[Tensor, " N"]:
         """Edges since the root."""
-        return self._columns["depth"][: self._size]
+        return self._columns["depth"]
 
     def extend(
         self,
@@ -82,6 +89,8 @@ class Tree:
         *,
         duration: Float[Tensor, " n"] | float = 0.0,
         cost: Float[Tensor, " n"] | float = 0.0,
+        along: dict[str, Tensor] | None = None,
+        steps: Int[Tensor, " n"] | None = None,
     ) -> Int[Tensor, " n"]:
         """Add n nodes, each on an edge from a node that exists.
 
@@ -91,12 +100,15 @@ class Tree:
             v: velocities, given if and only if the tree has them.
             duration: of each edge, added to the parent's time.
             cost: of each edge, added to the parent's cost.
+            along: what edges keep, (n, longest, *shape) by name, if and only if the tree was made with it.
+            steps: how many rows of it belong to each edge.
 
         Returns:
             the new nodes.
 
         Raises:
-            ValueError: for a parent that does not exist, or velocities where the tree has none (or the reverse).
+            ValueError: for a parent that does not exist, or velocities or rows along edges where the tree has none
+                (or the reverse).
         """
         wrong = parents[(parents < 0) | (parents >= len(self))]
         if len(wrong):
@@ -110,7 +122,18 @@ class Tree:
             "cost": self.cost[parents] + cost,
             "depth": self.depth[parents] + 1,
         }
-        return self._append(rows if v is None else {**rows, "v": v})
+        if v is not None:
+            rows["v"] = v
+        if (self._along is None) != (along is None or steps is None):
+            raise ValueError("the tree and its new edges must both keep rows along them, or neither")
+        if self._along is not None and along is not None and steps is not None:
+            rows |= {"end": len(self._along) + steps.cumsum(0), "active": torch.ones_like(parents, dtype=torch.bool)}
+            longest = next(iter(along.values())).shape[1]
+            belongs = torch.arange(longest, device=x.device) < steps[:, None]
+            self._along.append({name: values[belongs] for name, values in along.items()})
+        first = len(self)
+        self._columns.append(rows)
+        return torch.arange(first, len(self), device=x.device)
 
     def graft(
         self, parents: Int[Tensor, " n"], path: Path, cost: Float[Tensor, "edges n"] | None = None
@@ -188,9 +211,35 @@ class Tree:
         final = Particles.at(x[-1], None if v is None else v[-1])
         return Path(self.time[nodes], x, v, None, None, torch.zeros_like(final.logw), final, 1)
 
+    @property
+    def active(self) -> Bool[Tensor, " N"]:
+        """Nodes that have not been pruned; of a tree that keeps rows along its edges."""
+        return self._columns["active"]
+
+    def prune(self, nodes: Int[Tensor, " n"]) -> None:
+        """Mark nodes as no longer to be grown from."""
+        self._columns["active"][nodes] = False
+
+    def edge(self, node: int) -> dict[str, Tensor]:
+        """What the edge to a node keeps along it, (steps, *shape) by name; nothing for a root."""
+        return self.trace(torch.tensor([node]))
+
+    def trace(self, nodes: Int[Tensor, " n"]) -> dict[str, Tensor]:
+        """What the edges to these nodes keep, one after the other; of `backtrack`'s nodes, the whole way from the root.
+
+        Raises:
+            ValueError: for a tree whose edges keep nothing.
+        """
+        if self._along is None:
+            raise ValueError("the edges of this tree keep nothing along them")
+        end = self._columns["end"]
+        pieces = [slice(int(end[i - 1]) if i else 0, int(end[i])) for i in nodes.tolist()]
+        return {name: torch.cat([self._along[name][piece] for piece in pieces]) for name in self._along.names}
+
     def to_tensors(self) -> dict[str, Tensor]:
         """The flat dict of tensors that checkpoints hold."""
-        return {name: column[: self._size].clone() for name, column in self._columns.items()}
+        along = {} if self._along is None else self._along.to_tensors()
+        return self._columns.to_tensors() | {ALONG + name: rows for name, rows in along.items()}
 
     @classmethod
     def from_tensors(cls, columns: dict[str, Tensor]) -> Tree:
@@ -205,21 +254,7 @@ class Tree:
             i = int(wrong[0])
             raise ValueError(f"not a tree: the parent of node {i} is {int(parent[i])}, it must lie in -1 to {i - 1}")
         tree = cls(columns["x"], columns.get("v"))
-        tree._columns = {name: column.clone() for name, column in columns.items()}
+        along = {name.removeprefix(ALONG): rows for name, rows in columns.items() if name.startswith(ALONG)}
+        tree._columns = Columns({name: rows for name, rows in columns.items() if not name.startswith(ALONG)})
+        tree._along = Columns(along) if along else None
         return tree
-
-    def _append(self, rows: dict[str, Tensor]) -> Tensor:
-        first, size = self._size, self._size + len(rows["parent"])
-        capacity = len(self._columns["parent"])
-        if size > capacity:
-            self._grow(max(size, 2 * capacity))
-        for name, column in self._columns.items():
-            column[first:size] = rows[name]
-        self._size = size
-        return torch.arange(first, size, device=rows["parent"].device)
-
-    def _grow(self, capacity: int) -> None:
-        for name, column in self._columns.items():
-            wider = column.new_empty((capacity, *column.shape[1:]))
-            wider[: self._size] = column[: self._size]
-            self._columns[name] = wider

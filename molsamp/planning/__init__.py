@@ -9,9 +9,14 @@ _HOMES = {
     "Car": "molsamp.planning.vehicles",
     "DoubleIntegrator": "molsamp.planning.vehicles",
     "OwnVehicle": "molsamp.planning.vehicles",
+    "PLANNERS": "molsamp.planning.planners",
+    "Plan": "molsamp.planning.results",
+    "Planner": "molsamp.planning.planners",
     "Pose": "molsamp.planning.worlds",
     "Problem": "molsamp.planning.problems",
+    "Result": "molsamp.planning.results",
     "Sampler": "molsamp.planning.samplers",
+    "Settings": "molsamp.planning.planners",
     "Trailer": "molsamp.planning.vehicles",
     "Unicycle": "molsamp.planning.vehicles",
     "Vehicle": "molsamp.planning.vehicles",
@@ -21,6 +26,7 @@ _HOMES = {
     "layout": "molsamp.planning.generators",
     "load_octile": "molsamp.planning.worlds",
     "maze": "molsamp.planning.generators",
+    "plan": "molsamp.planning.planners",
     "problem": "molsamp.planning.problems",
 }
 

@@ -17,6 +17,7 @@ CAR, UNICYCLE, TRAILER, INTEGRATOR = range(4)
 RAN, HIT, REACHED, DIVERGED = range(4)
 GAP = 0.2  # between checked centres, in disc radii
 TURN = 1.1  # an arc is at most this much longer than its chord, for turns below 1.4 rad a step
+NEWTON = 4  # iterations: enough for rounding
 FAR = 1e9  # m, rad: beyond it, or not a number, a state has diverged
 
 entry = entries(__file__)
@@ -49,7 +50,7 @@ def derivative(kind, p, s, u, out):
 
 @kernel
 def runge_kutta(kind, p, s, u, h, k, out):
-    """One step of the classical fourth-order method; k is scratch, (5, S)."""
+    """One step of the classical fourth-order method; k is scratch, (6, S)."""
     S = len(s)
     derivative(kind, p, s, u, k[0])
     for j in range(1, 4):
@@ -62,19 +63,46 @@ def runge_kutta(kind, p, s, u, h, k, out):
 
 
 @kernel
+def drive(p, s, u, dt, k, out):
+    """A car over dt: it has no reverse. Brakes stop it at v = 0, where it stands until the throttle D is positive.
+
+    Both moments are met exactly, the first by Newton's method from above, the second since D is linear in time;
+    a step across them would err in the second order, and turns would carry the error on.
+    """
+    left, here = dt, k[5]
+    out[:] = s
+    while left > 0.0:
+        here[:] = out
+        braking = here[4] < 0.0 or (here[4] == 0.0 and u[0] <= 0.0)
+        release = here[4] + left * u[0] > 0.0
+        span = min(left, -here[4] / u[0]) if braking and release else left
+        if braking and here[3] <= 0.0:
+            out[4], out[5] = here[4] + span * u[0], here[5] + span * u[1]
+        else:
+            runge_kutta(CAR, p, here, u, span, k, out)
+            if out[3] < 0.0:
+                for _ in range(NEWTON):
+                    derivative(CAR, p, out, u, k[0])
+                    span = min(max(span - out[3] / k[0, 3], 0.0), left)
+                    runge_kutta(CAR, p, here, u, span, k, out)
+                out[3], release = 0.0, False
+        if braking and release:
+            out[4] = 0.0
+        left -= span
+
+
+@kernel
 def advance(kind, p, s, control, dt, actuators, rate, low, high, u, k, out):
-    """One step of dt: controls within their rates, actuators within their bounds, a car that brakes stops at v = 0."""
+    """One step of dt: controls within their rates, actuators within their bounds."""
     for j in range(len(control)):
         a = actuators[j]
         end = s[a] + min(max(control[j], -rate[j]), rate[j]) * dt
         u[j] = (min(max(end, low[a]), high[a]) - s[a]) / dt
-    runge_kutta(kind, p, s, u, dt, k, out)
     if kind == CAR:
-        if out[3] < low[3]:  # it stops within the step, after about the share of it that the secant says
-            share = (s[3] - low[3]) / (s[3] - out[3])
-            runge_kutta(kind, p, s, u, share * dt, k, out)
-            out[3] = low[3]
+        drive(p, s, u, dt, k, out)
         out[3] = min(out[3], high[3])
+    else:
+        runge_kutta(kind, p, s, u, dt, k, out)
     for j in range(len(control)):
         a = actuators[j]
         out[a] = min(max(s[a] + u[j] * dt, low[a]), high[a])
@@ -103,26 +131,33 @@ def disc_clearance(x, y, heading, offset, blocked, pose, reach):
 
 
 @kernel
-def free(a, b, discs, margin, blocked, pose, reach):
-    """Whether the motion from state a to state b touches no wall; a is known to be free.
+def look(state, disc, blocked, pose, reach):
+    """Clearance of a disc of a vehicle."""
+    heading = state[int(disc[0])] if disc[0] >= 0 else 0.0
+    return disc_clearance(state[0], state[1], heading, disc[1], blocked, pose, reach)
+
+
+@kernel
+def free(a, b, before, discs, margin, blocked, pose, reach):
+    """Whether the motion from state a to state b touches no wall; `before` holds the discs' clearances at a, where they
+    are free, and is given those at b.
 
     Every point of a disc's way lies within half its length of one end, so two wide ends clear it. Otherwise discs on
     the chord are looked at, wider by the bulge of the arc and by what could hide between two of them.
     """
     chord = math.hypot(b[0] - a[0], b[1] - a[1])
-    for disc in discs:
-        h, offset, r = int(disc[0]), disc[1], disc[2] + margin
-        ha, hb = (a[h], b[h]) if h >= 0 else (0.0, 0.0)
-        after = disc_clearance(b[0], b[1], hb, offset, blocked, pose, reach)
+    for d in range(len(discs)):
+        h, offset, r = int(discs[d, 0]), discs[d, 1], discs[d, 2] + margin
+        after = look(b, discs[d], blocked, pose, reach)
+        room, before[d] = before[d] + after - 2.0 * r, after
         if after < r:
             return False
-        before = disc_clearance(a[0], a[1], ha, offset, blocked, pose, reach)
-        turn = abs(hb - ha)
-        length = TURN * chord + abs(offset) * turn
-        if before + after - 2.0 * r > length:
+        ha, hb = (a[h], b[h]) if h >= 0 else (0.0, 0.0)
+        length = TURN * chord + abs(offset * (hb - ha))
+        if room > length:
             continue
-        pieces = math.ceil(length / (GAP * disc[2]))
-        wide = math.hypot(r, 0.5 * length / pieces) + chord * turn / 8.0 if pieces > 1 else r
+        pieces = math.ceil(length / (GAP * discs[d, 2]))
+        wide = math.hypot(r, 0.5 * length / pieces) + chord * abs(hb - ha) / 8.0
         for q in range(1, pieces):
             w = q / pieces
             x, y = a[0] + w * (b[0] - a[0]), a[1] + w * (b[1] - a[1])
@@ -132,12 +167,12 @@ def free(a, b, discs, margin, blocked, pose, reach):
 
 
 @kernel
-def judge(a, b, discs, margin, blocked, pose, reach, goal):
+def judge(a, b, before, discs, margin, blocked, pose, reach, goal):
     """The fate of a vehicle that went from a to b; goal = (x, y, radius)."""
     for i in range(len(b)):
         if not abs(b[i]) < FAR:
             return DIVERGED
-    if not free(a, b, discs, margin, blocked, pose, reach):
+    if not free(a, b, before, discs, margin, blocked, pose, reach):
         return HIT
     return REACHED if math.hypot(b[0] - goal[0], b[1] - goal[1]) < goal[2] else RAN
 
@@ -148,14 +183,15 @@ def propagate(kind, p, dt, actuators, rate, low, high, discs, margin, blocked, p
 
     A state that is in a wall is not counted in `done`.
     """
-    B, last, S = x.shape
-    k, held = np.empty((5, S)), np.empty(u.shape[2])
-    for b in range(B):
+    k, held, before = np.empty((6, x.shape[2])), np.empty(u.shape[2]), np.empty(len(discs))
+    for b in range(len(x)):
         fate[b] = RAN
+        for d in range(len(discs)):
+            before[d] = look(x[b, 0], discs[d], blocked, pose, reach)
         for t in range(n[b]):
             control = u[b, min(t, u.shape[1] - 1)]  # one row is one control for all steps
             advance(kind, p, x[b, t], control, dt, actuators, rate, low, high, held, k, x[b, t + 1])
-            fate[b] = judge(x[b, t], x[b, t + 1], discs, margin, blocked, pose, reach, goal)
+            fate[b] = judge(x[b, t], x[b, t + 1], before, discs, margin, blocked, pose, reach, goal)
             done[b] += fate[b] == RAN or fate[b] == REACHED
             if fate[b] != RAN:
                 break
@@ -164,10 +200,13 @@ def propagate(kind, p, dt, actuators, rate, low, high, discs, margin, blocked, p
 @entry
 def judge_states(discs, margin, blocked, pose, reach, goal, x, n, fate, done):
     """As `propagate` for given states."""
+    before = np.empty(len(discs))
     for b in range(len(x)):
         fate[b] = RAN
+        for d in range(len(discs)):
+            before[d] = look(x[b, 0], discs[d], blocked, pose, reach)
         for t in range(n[b]):
-            fate[b] = judge(x[b, t], x[b, t + 1], discs, margin, blocked, pose, reach, goal)
+            fate[b] = judge(x[b, t], x[b, t + 1], before, discs, margin, blocked, pose, reach, goal)
             done[b] += fate[b] == RAN or fate[b] == REACHED
             if fate[b] != RAN:
                 break
@@ -178,8 +217,5 @@ def clearances(discs, blocked, pose, reach, x, out):
     """Smallest distance between a vehicle's discs and the walls; negative where they overlap."""
     for b in range(len(x)):
         out[b] = np.inf
-        for disc in discs:
-            h = int(disc[0])
-            heading = x[b, h] if h >= 0 else 0.0
-            d = disc_clearance(x[b, 0], x[b, 1], heading, disc[1], blocked, pose, reach)
-            out[b] = min(out[b], d - disc[2])
+        for d in range(len(discs)):
+            out[b] = min(out[b], look(x[b], discs[d], blocked, pose, reach) - discs[d, 2])

@@ -38,9 +38,14 @@ class Sampler(Protocol):
 
 
 def uniform(
-    vehicle: Vehicle, noise: Noise, step: int, ids: Int[Tensor, " B"], longest: int
+    vehicle: Vehicle, u: Float[Tensor, "B m+1"], longest: int
 ) -> tuple[Float[Tensor, "B 1 m"], Int[Tensor, " B"]]:
-    """One control each, uniform within the rates, and for how many steps it is held, uniform in 1..longest."""
-    u = 2.0 * noise.child("control").uniform(step, ids, (1, vehicle.controls)) - 1.0
-    held = noise.child("duration").integers(step, ids, (), longest) + 1
-    return u * torch.tensor(vehicle.body.rate, dtype=torch.float64), held
+    """One control each, uniform within the rates, and for how many steps it is held, uniform in 1..longest.
+
+    Args:
+        vehicle: whose rates.
+        u: uniform numbers in (0, 1), the last for the duration.
+        longest: steps.
+    """
+    rate = torch.tensor(vehicle.body.rate, dtype=torch.float64)
+    return ((2.0 * u[:, :-1] - 1.0) * rate)[:, None], (u[:, -1] * longest).long() + 1

@@ -140,7 +140,7 @@ class Vehicle:
         last = int(steps.max()) if len(steps) else 0
         if 1 != controls.shape[1] < last:
             raise ValueError(f"{controls.shape[1]} controls for {last} steps: give one that is held, or one for each")
-        x = np.empty((len(states), last + 1, states.shape[1]))
+        x = np.zeros((len(states), last + 1, states.shape[1]))
         x[:, 0] = states.numpy()
         fate, done = np.zeros(len(states), np.int8), np.zeros(len(states), np.int64)
         self._fill(x, controls.contiguous().numpy(), steps.numpy(), self.walls(problem), fate, done)
@@ -165,7 +165,7 @@ class Vehicle:
         angle, x, y = world.pose
         pose = np.array([x, y, math.cos(angle), math.sin(angle), world.cell])
         reach = math.ceil(1.5 * (discs[:, 2].max() + MARGIN) / world.cell)  # 1.5: discs are widened between steps
-        return discs, MARGIN, world.blocked.numpy(), pose, reach, _goal(None if where is world else where)
+        return discs, MARGIN, world.blocked.numpy(), pose, reach, _goal(None if isinstance(where, World) else where)
 
     def _fill(self, x, u, n, walls, fate, done) -> None:
         from molsamp.planning import kernels
@@ -183,19 +183,36 @@ class Vehicle:
 class Car(Vehicle):
     """The 1:43 race car of DiTree (methods/ditree.md, section 5): x, y, psi, v, throttle D and steering angle delta.
 
+    F = (Cm1 - Cm2 v) D - Cr2 v^2 - Cr0 tanh(5 v),  v' = F cos(C1 delta) / mass,  psi' = C2 v delta,
+    (x', y') = v (cos, sin)(psi + C1 delta),  D' = u1,  delta' = u2.
+
+    It has no reverse: its brakes stop it.
+
     Args:
         C2: turning, 1/m: the turning radius at full steering is 1 / (0.4 C2); 15.5 is agile, 4 hard.
         dt: s.
+        mass: kg.
+        C1: slip.
+        Cm1: force of the motor at rest, N.
+        Cm2: its loss with speed, N s/m.
+        Cr0: rolling resistance, N.
+        Cr2: drag, N s^2/m^2.
     """
 
     C2: float = 15.5
     dt: float = 0.02
+    mass: float = 0.043
+    C1: float = 0.5
+    Cm1: float = 0.28
+    Cm2: float = 0.05
+    Cr0: float = 0.011
+    Cr2: float = 0.006
     kind = 0
 
     @cached_property
     def parameters(self) -> tuple[float, ...]:  # type: ignore[override]
-        """m, C1, C2, Cm1, Cm2, Cr0, Cr2."""
-        return 0.043, 0.5, self.C2, 0.28, 0.05, 0.011, 0.006
+        """In the order of the kernel."""
+        return self.mass, self.C1, self.C2, self.Cm1, self.Cm2, self.Cr0, self.Cr2
 
     @cached_property
     def body(self) -> Body:

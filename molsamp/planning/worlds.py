@@ -1,8 +1,8 @@
 """Worlds: occupancy grids of square cells, somewhere in the plane.
 
-blocked[i, j] is the cell [j, j + 1) x [i, i + 1), in cells, of the grid's own frame, which stands at `origin`, turned by
-`angle`. Row 0 is the lowest; texts and maps, which begin with the highest, are turned over as they are read. Everything
-outside the grid is wall. Vehicles move through sides of cells, never across a corner between two walls.
+blocked[i, j] is the cell [j, j + 1) x [i, i + 1), in cells, of the grid's own frame, which stands at a `Pose`. Row 0 is
+the lowest; texts and maps, which begin with the highest, are turned over as they are read. Everything outside the grid
+is wall. Vehicles move through sides of cells, never across a corner between two walls.
 """
 
 from __future__ import annotations
@@ -50,6 +50,9 @@ class Pose(NamedTuple):
         return Pose(self.angle + first.angle, x, y)
 
 
+ORIGIN = Pose()
+
+
 @dataclass(frozen=True)
 class World:
     """An occupancy grid.
@@ -66,7 +69,7 @@ class World:
 
     blocked: Bool[Tensor, "rows columns"]
     cell: float = 1.0
-    pose: Pose = Pose()
+    pose: Pose = ORIGIN
     name: str = "world"
 
     def __post_init__(self):

@@ -95,7 +95,7 @@ def test_growth_copies_each_node_a_bounded_number_of_times():
     tree, capacities = Tree(torch.zeros(1, 1)), set()
     for _ in range(1000):
         tree.extend(torch.tensor([len(tree) - 1]), torch.ones(1, 1))
-        capacities.add(len(tree._columns["x"]))
+        capacities.add(tree._columns.capacity)
     assert sorted(capacities) == [2**k for k in range(1, 11)]
 
 
