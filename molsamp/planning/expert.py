@@ -1,8 +1,8 @@
 """The expert that policies learn from: a route over the grid, followed by pursuit of its farthest visible point.
 
-Each step the vehicle looks along the shortest way from its cell to the goal's, takes the farthest of the next cells that
-it sees past all walls, and turns towards it with curvature 2 sin(angle) / distance (pure pursuit, Coulter 1992), slowly
-where it cannot see far. Nothing here is optimal: it shows a policy how to drive, not where the shortest plan is.
+Each step the vehicle looks along the shortest way from its cell to the goal's, takes the farthest of the next cells
+that it sees past all walls, and turns towards it with curvature 2 sin(angle) / distance (pure pursuit, Coulter 1992),
+slowly where it cannot see far. Nothing here is optimal: it shows a policy how to drive, not where the shortest plan is.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def pursue(states: Float[Tensor, "B s"], problem: Problem) -> Float[Tensor, "B 2
     target = waypoint(x, problem)
     d = target - x
     far = d.norm(dim=1).clamp(min=0.3)
-    angle = torch.atan2(d[:, 1], d[:, 0]) - psi - car.parameters[1] * delta  # from where it moves to, not where it looks
+    angle = (
+        torch.atan2(d[:, 1], d[:, 0]) - psi - car.parameters[1] * delta
+    )  # from where it moves to, not where it looks
     angle = torch.atan2(angle.sin(), angle.cos())
     turn = torch.where(angle.abs() < 0.5 * math.pi, angle.sin(), angle.sign())
     curvature = 2.0 * turn / torch.minimum(far, NEAR + REACT * v)
