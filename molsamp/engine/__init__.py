@@ -15,6 +15,7 @@ from molsamp.engine.grids import time_grid
 from molsamp.engine.integrators import EulerMaruyama, Heun, LangevinMiddle, SemiImplicitEuler, log_prob, step
 from molsamp.engine.measures import ess, girsanov, log_mean_exp, log_ratio
 from molsamp.engine.mixtures import GaussianMixture
+from molsamp.engine.neighbours import Neighbours
 from molsamp.engine.noise import Noise, Tape
 from molsamp.engine.particles import resample, smc
 from molsamp.engine.rollout import residuals, rollout
@@ -22,6 +23,7 @@ from molsamp.engine.schedules import EDM, VP, Cosine, Discrete, Flow, MeanRevert
 from molsamp.engine.singlestep import DPMSolver, RungeKutta
 from molsamp.engine.state import Particles, Path, Status
 from molsamp.engine.trees import Tree
+from molsamp.engine.witnesses import Witnesses
 
 __all__ = [
     "DDIM",
@@ -41,6 +43,7 @@ __all__ = [
     "LangevinMiddle",
     "LinearSDE",
     "MeanReverting",
+    "Neighbours",
     "Noise",
     "Overdamped",
     "Particles",
@@ -51,6 +54,7 @@ __all__ = [
     "Tape",
     "Tree",
     "Underdamped",
+    "Witnesses",
     "centred",
     "ess",
     "flow",

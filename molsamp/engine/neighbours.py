@@ -58,9 +58,9 @@ class Neighbours:
 
     def discard(self, ids: Int[Tensor, " n"]) -> None:
         """Let points go."""
-        there = self._alive[ids.numpy()]
-        self._alive[ids.numpy()] = False
-        self._gone += int(there.sum())
+        leaving = np.unique(ids.numpy())
+        self._gone += int(self._alive[leaving].sum())
+        self._alive[leaving] = False
         if 2 * self._gone > self._size:
             keep = self._alive[self._ids[: self._size]]
             n = int(keep.sum())

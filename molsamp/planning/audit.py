@@ -13,9 +13,10 @@ import numpy as np
 from molsamp.planning.problems import Problem
 from molsamp.planning.results import Plan
 from molsamp.planning.vehicles import Car, DoubleIntegrator, Trailer, Unicycle, Vehicle
+from molsamp.planning.worlds import World
 
 FINER = 10
-RIM = 48  # points on the rim of a disc
+RIM = 48  # points on the rim of a disc, a multiple of 4
 
 Field = Callable[[np.ndarray, np.ndarray], list[float]]
 
@@ -77,21 +78,32 @@ def resimulate(vehicle: Vehicle, start: np.ndarray, controls: np.ndarray) -> np.
 
 
 def touching(problem: Problem, states: np.ndarray) -> np.ndarray:
-    """Whether a point of the vehicle's discs lies in a wall or outside the grid, (n,)."""
+    """Whether a point of the vehicle's discs lies in a wall or outside the grid, (n,).
+
+    Looked up are a disc's centre, points all around its rim, and the four grid points around its centre: a corner of a
+    wall can enter a disc between two points of the rim. For discs smaller than a cell this misses nothing.
+    """
     world = problem.world
     angle, x, y = world.pose
-    grid = world.blocked.numpy()
-    rim = np.append(np.exp(2j * np.pi * np.arange(RIM) / RIM), 0.0)
     hit = np.zeros(len(states), dtype=bool)
     for heading, offset, radius in problem.vehicle.body.discs:
         centre = states[:, 0] + 1j * states[:, 1]
         if heading >= 0:
             centre = centre + offset * np.exp(1j * states[:, heading])
-        z = ((centre[:, None] + radius * rim) - (x + 1j * y)) * np.exp(-1j * angle) / world.cell
-        i, j = np.floor(z.imag).astype(int), np.floor(z.real).astype(int)
-        inside = (i >= 0) & (i < grid.shape[0]) & (j >= 0) & (j < grid.shape[1])
-        hit |= (~inside | grid[np.where(inside, i, 0), np.where(inside, j, 0)]).any(1)
+        z = ((centre - (x + 1j * y)) * np.exp(-1j * angle) / world.cell)[:, None]
+        r = radius / world.cell
+        hit |= _wall(world, np.append(z + r * np.exp(2j * np.pi * np.arange(RIM) / RIM), z, 1)).any(1)
+        corner = np.floor(z.real) + 1j * np.floor(z.imag) + np.array([0, 1, 1j, 1 + 1j])
+        beside = [_wall(world, corner + 0.5 * side) for side in (1 + 1j, 1 - 1j, -1 + 1j, -1 - 1j)]
+        hit |= (np.any(beside, 0) & (abs(z - corner) < r)).any(1)
     return hit
+
+
+def _wall(world: World, z: np.ndarray) -> np.ndarray:
+    """Whether points of the grid's frame, in cells, lie in a wall."""
+    grid = np.pad(world.blocked.numpy(), 1, constant_values=True)
+    i, j = (np.clip(np.floor(a).astype(int) + 1, 0, n - 1) for a, n in zip((z.imag, z.real), grid.shape, strict=True))
+    return grid[i, j]
 
 
 def _field(vehicle: Vehicle) -> Field:

@@ -43,7 +43,7 @@ class Edges(NamedTuple):
         return steps.where(torch.arange(steps.shape[1]) < self.steps[:, None], 0.0).sum(1)
 
 
-def held(states: Float[Tensor, "B s"], problem: Problem, u: Float[Tensor, "B m+1"], longest: int) -> Edges:
+def held(states: Float[Tensor, "B s"], problem: Problem, u: Float[Tensor, "B draws"], longest: int) -> Edges:
     """One uniform control each, held for 1 to `longest` steps: the edges of uniform planners; u as for `uniform`."""
     controls, steps = uniform(problem.vehicle, u, longest)
     motion = problem.vehicle.propagate(states, controls, steps, problem)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
@@ -115,9 +113,7 @@ def boxes(noise: Noise, rows: int = 20, columns: int = 20, share: float = 0.22) 
     return World(_largest(World(blocked)), name=f"boxes {rows} x {columns}")
 
 
-def corridor(
-    length: int = 10, kind: Literal["straight", "dogleg"] = "straight"
-) -> tuple[World, tuple[int, int], tuple[int, int]]:
+def corridor(length: int = 10, kind: str = "straight") -> tuple[World, tuple[int, int], tuple[int, int]]:
     """Two rooms of 3 x 3 cells joined by a corridor one cell wide; between start and goal lies a dead end.
 
     The dead end leaves the start's room straight towards the goal and ends at a wall before the goal's room, so that

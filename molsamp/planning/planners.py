@@ -1,7 +1,7 @@
 """Kinodynamic trees: one loop for RRT, SST and trees whose controls come from a learned policy.
 
     repeat, for B lanes at once:
-        x_rand   <- uniform state in the free cells, with probability goal_bias one at the goal
+        x_rand   <- uniform state in the cells that can be reached, with probability goal_bias one at the goal
         x_near   <- the cheapest node within `near` of x_rand, or the nearest node where there is none
         u_1:n    <- with probability eps one uniform control, held for a random time; otherwise the policy, which is
                     told to go to the goal with probability target_bias, and to x_rand otherwise
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
 
 import torch
 from jaxtyping import Int
@@ -55,17 +54,17 @@ class Settings:
         improve: whether to go on after the first plan, for cheaper ones.
     """
 
-    batch: int = 32
+    batch: int = 64
     goal_bias: float = 0.15
     target_bias: float = 0.85
     eps: float = 1.0
     longest: int = 64
     execute: int = 8
     keep_prefix: bool = False
-    metric: Literal["state", "position"] = "state"
+    metric: str = "state"
     near: float = 0.0
     sparse: float = 0.0
-    cost: Literal["time", "length"] = "time"
+    cost: str = "time"
     improve: bool = False
 
     def __post_init__(self):
@@ -85,7 +84,7 @@ class Settings:
 
 PLANNERS = {
     "rrt": Settings(),
-    "sst": Settings(near=0.4, sparse=0.2, improve=True),
+    "sst": Settings(near=0.2, sparse=0.1, improve=True),
     "ditree": Settings(eps=0.1, metric="position"),
 }
 
@@ -181,7 +180,7 @@ class Planner:
         """The way from the start to a node."""
         way = self.tree.trace(self.tree.backtrack(node))
         states = torch.cat([self.problem.start[None], way["states"]])
-        return Plan(torch.arange(len(states)) * self.problem.vehicle.dt, states, way["controls"])
+        return Plan(torch.arange(len(states), dtype=torch.float64) * self.problem.vehicle.dt, states, way["controls"])
 
     def to_tensors(self) -> dict[str, Tensor]:
         """The flat dict of tensors that checkpoints hold."""
@@ -229,9 +228,9 @@ class Planner:
         return aim, mix, control
 
     def _aims(self, u: Tensor) -> Tensor:
-        """Uniform states of the world's frame, in its free cells, put where the world stands; some at the goal."""
+        """Uniform states in the cells that can be reached, drawn in the world's frame; some at the goal."""
         world, vehicle = self.problem.world, self.problem.vehicle
-        cell = world.free[(u[:, 1] * len(world.free)).long()].flip(-1)
+        cell = self.problem.reachable[(u[:, 1] * len(self.problem.reachable)).long()].flip(-1)
         low, high = (torch.tensor(bound[2:], dtype=torch.float64) for bound in (vehicle.body.low, vehicle.body.high))
         states = torch.cat([(cell + u[:, 2:4]) * world.cell, low + u[:, 4:] * (high - low)], 1)
         states = vehicle.moved(states, world.pose)
@@ -265,9 +264,9 @@ class Planner:
 
     def _grow(self, parents: Tensor, edges: Edges) -> None:
         """Adds the edges that are worth keeping."""
-        s, dt = self.settings, self.problem.vehicle.dt
+        s, seconds = self.settings, edges.steps.double() * self.problem.vehicle.dt
         stands = (edges.steps > 0) & (edges.fate != DIVERGED) & ((edges.fate != HIT) | s.keep_prefix)
-        cost = edges.lengths() if s.cost == "length" else edges.steps * dt
+        cost = edges.lengths() if s.cost == "length" else seconds
         total = self.tree.cost[parents] + cost
         if self.best is not None:
             cheap = total < self.tree.cost[self.best]
@@ -286,7 +285,7 @@ class Planner:
         nodes = self.tree.extend(
             parents[lanes],
             ends[lanes],
-            duration=edges.steps[lanes] * dt,
+            duration=seconds[lanes],
             cost=cost[lanes],
             along={"states": edges.states[lanes, 1:], "controls": edges.controls[lanes]},
             steps=edges.steps[lanes],

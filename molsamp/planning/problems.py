@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from molsamp.engine.noise import Noise
@@ -71,10 +71,14 @@ class Problem:
         return float(self.distances[tuple(self.world.cells(self.start[:2]).tolist())])
 
     @cached_property
+    def reachable(self) -> Int[Tensor, "cells 2"]:
+        """(row, column) of the free cells that are connected with the start's."""
+        return torch.nonzero(self.world.distances(*self.world.cells(self.start[:2]).tolist()).isfinite())
+
+    @cached_property
     def closed(self) -> bool:
         """Whether walls cut the start off from every cell that the goal's disc reaches into."""
-        here = self.world.distances(*self.world.cells(self.start[:2]).tolist()).isfinite()
-        nearest = self._nearest_points(torch.nonzero(here))
+        nearest = self._nearest_points(self.reachable)
         return not bool(((nearest - self.world.pose.inverse().apply(self.goal)).norm(dim=-1) < self.radius).any())
 
     def _nearest_points(self, cells: Tensor) -> Tensor:

@@ -99,11 +99,9 @@ class Result:
 
 def coverage(problem: Problem, states: Float[Tensor, "N s"]) -> float:
     """Share of the cells connected with the start that hold a state."""
-    world = problem.world
-    reachable = world.distances(*world.cells(problem.start[:2]).tolist()).isfinite()
-    seen = torch.zeros_like(reachable)
-    seen[tuple(world.cells(states[:, :2]).T)] = True
-    return float((seen & reachable).sum() / reachable.sum())
+    seen = torch.zeros_like(problem.world.blocked)
+    seen[tuple(problem.world.cells(states[:, :2]).T)] = True
+    return float(seen[tuple(problem.reachable.T)].double().mean())
 
 
 def diagnose(problem: Problem, counts: Counts, nodes: int, nearest: float, covered: float, limit: str) -> str:

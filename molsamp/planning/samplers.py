@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -13,6 +13,7 @@ from molsamp.planning.problems import Problem
 from molsamp.planning.vehicles import Vehicle
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """A policy: H controls for each of B vehicles that are to drive towards a target.
 
@@ -38,7 +39,7 @@ class Sampler(Protocol):
 
 
 def uniform(
-    vehicle: Vehicle, u: Float[Tensor, "B m+1"], longest: int
+    vehicle: Vehicle, u: Float[Tensor, "B draws"], longest: int
 ) -> tuple[Float[Tensor, "B 1 m"], Int[Tensor, " B"]]:
     """One control each, uniform within the rates, and for how many steps it is held, uniform in 1..longest.
 

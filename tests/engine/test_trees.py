@@ -157,3 +157,44 @@ def test_errors_name_the_node(call, match):
     tree.extend(torch.tensor([0]), torch.ones(1, 1))
     with pytest.raises(ValueError, match=match):
         call(tree)
+
+
+def edged():
+    """A root, two edges of 2 and 0 rows, one of 3 after the first."""
+    along = {"u": torch.zeros(1, 2), "x": torch.zeros(1, 1)}
+    tree = Tree(torch.zeros(1, 1), along=along)
+    rows = torch.arange(2 * 4 * 2.0).view(2, 4, 2)
+    tree.extend(
+        torch.tensor([0, 0]), torch.ones(2, 1), along={"u": rows, "x": rows[..., :1]}, steps=torch.tensor([2, 0])
+    )
+    rows = 100 + torch.arange(3 * 2.0).view(1, 3, 2)
+    tree.extend(torch.tensor([1]), torch.ones(1, 1), along={"u": rows, "x": rows[..., :1]}, steps=torch.tensor([3]))
+    return tree
+
+
+def test_edges_keep_what_lies_along_them():
+    """Rows beyond an edge's steps are dropped, and a line of descent strings edges together."""
+    tree = edged()
+    assert [len(tree.edge(i)["u"]) for i in range(4)] == [0, 2, 0, 3]
+    assert tree.edge(1)["u"].tolist() == [[0, 1], [2, 3]] and tree.edge(3)["x"].tolist() == [[100], [102], [104]]
+    assert tree.trace(tree.backtrack(3))["x"][:, 0].tolist() == [0, 2, 100, 102, 104]
+    back = Tree.from_tensors(tree.to_tensors())
+    assert torch.equal(back.edge(3)["u"], tree.edge(3)["u"])
+    assert all(torch.equal(a, back.to_tensors()[name]) for name, a in tree.to_tensors().items())
+
+
+def test_pruned_nodes_stay_and_are_marked():
+    tree = edged()
+    tree.prune(torch.tensor([1]))
+    assert tree.active.tolist() == [True, False, True, True] and tree.backtrack(3).tolist() == [0, 1, 3]
+    assert Tree.from_tensors(tree.to_tensors()).active.tolist() == tree.active.tolist()
+
+
+def test_rows_along_edges_are_given_where_the_tree_keeps_them():
+    with pytest.raises(ValueError, match="rows along"):
+        edged().extend(torch.tensor([0]), torch.zeros(1, 1))
+    with pytest.raises(ValueError, match="rows along"):
+        bare = Tree(torch.zeros(1, 1))
+        bare.extend(torch.tensor([0]), torch.zeros(1, 1), along={"u": torch.zeros(1, 1, 1)}, steps=torch.tensor([1]))
+    with pytest.raises(ValueError, match="keep nothing along them"):
+        Tree(torch.zeros(1, 1)).edge(0)
