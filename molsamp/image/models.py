@@ -7,7 +7,6 @@ architecture and the notes of the training (seed, command, settings, held-out sc
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -23,12 +22,11 @@ from molsamp.image import data
 from molsamp.image.denoiser import Denoiser
 from molsamp.image.ideal import ideal
 from molsamp.image.networks import Classifier, Edit, make
+from molsamp.learn import weights
 from molsamp.schema import nearest
 
 WEIGHTS = Path(__file__).parent / "weights"
-KEY = "molsamp"
 SETS = {"digits": data.digits, "mnist": data.mnist}
-PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin"}
 NAMES = (*SETS, *(f"ideal:{name}" for name in SETS))
 
 
@@ -112,53 +110,18 @@ def features(name: Literal["digits", "mnist"]) -> Callable[[Tensor], Tensor]:
 
 def save(model: Model, file: Path) -> None:
     """Write the weights of a model in half precision with its description."""
-    from safetensors.torch import save_file
-
-    tensors = {name: value.half().contiguous() for name, value in model.net.state_dict().items()}
-    save_file(tensors, file, {KEY: json.dumps({"architecture": model.architecture, "notes": model.notes})})
+    weights.write(file, model.net, {"architecture": model.architecture, "notes": model.notes})
 
 
 def read(file: Path) -> Model:
     """Read a model from a file that `save` wrote.
 
     Raises:
-        ValueError: if the file is missing, is not safetensors (a pickle, for one), says nothing of an architecture, or
-            holds weights of another shape or an architecture that is not ours.
+        ValueError: as `learn.weights.read`; or if the architecture is not ours, or the weights have another shape.
     """
-    from safetensors import SafetensorError, safe_open
-
-    if not file.is_file():
-        raise ValueError(f"{file}: there is no such file")
-    pickle = f"{file} is a pickle, which can run any code when it is read; allowed is safetensors"
-    if file.suffix in PICKLES:
-        raise ValueError(pickle)
+    description, tensors = weights.read(file, ("architecture", "notes"))
     try:
-        with safe_open(file, framework="pt") as f:
-            told, weights = f.metadata() or {}, {name: f.get_tensor(name).float() for name in f.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        if _is_pickle(file):
-            raise ValueError(pickle) from None
-        raise ValueError(f"{file} is not a safetensors file, the only form that is read ({error})") from None
-    try:
-        description = json.loads(told[KEY])
-        architecture, notes = description["architecture"], description["notes"]
-    except (KeyError, TypeError, json.JSONDecodeError):
-        raise ValueError(f"{file} has no architecture in its metadata; molsamp.image.models.save writes it") from None
-    try:
-        net = make(architecture, Noise(0))
+        net = make(description["architecture"], Noise(0))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{file}: {error}") from None
-    wanted, got = ({k: tuple(v.shape) for k, v in d.items()} for d in (net.state_dict(), weights))
-    for name in (*wanted, *got):
-        if wanted.get(name) != got.get(name):
-            told = f"is {got.get(name, 'missing')}, allowed is {wanted.get(name, 'none')}"
-            raise ValueError(f"{file}: the shape of weight {name} {told}")
-    net.load_state_dict(weights)
-    return Model(net.eval().requires_grad_(False), architecture, notes)
-
-
-def _is_pickle(file: Path) -> bool:
-    """Whether a file that is not safetensors is a checkpoint of torch, a zip or a plain pickle, by its first bytes."""
-    with file.open("rb") as f:
-        first = f.read(4)
-    return first[:1] == b"\x80" or first == b"PK\x03\x04"
+    return Model(weights.install(net, tensors, file), description["architecture"], description["notes"])
