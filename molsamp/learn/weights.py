@@ -45,11 +45,13 @@ def read(file: Path, needed: tuple[str, ...] = ()) -> tuple[dict[str, Any], dict
             raise ValueError(pickle) from None
         raise ValueError(f"{file} is not a safetensors file, the only form that is read ({error})") from None
     try:
-        description = json.loads(told[KEY])
-        return {key: description[key] for key in needed} | description, weights
-    except (KeyError, TypeError, json.JSONDecodeError):
-        missing = " and ".join(needed) or "description"
-        raise ValueError(f"{file} has no {missing} in its metadata; molsamp writes it") from None
+        description = dict(json.loads(told[KEY]))
+    except (KeyError, TypeError, ValueError):
+        description = {}
+    for key in needed:
+        if key not in description:
+            raise ValueError(f"{file} has no {key} in its metadata; molsamp's own trainings write it")
+    return description, weights
 
 
 def install(net: nn.Module, weights: dict[str, Tensor], file: Path) -> nn.Module:

@@ -12,6 +12,7 @@ _HOMES = {
     "PLANNERS": "molsamp.planning.planners",
     "Plan": "molsamp.planning.results",
     "Planner": "molsamp.planning.planners",
+    "Policy": "molsamp.planning.policy",
     "Pose": "molsamp.planning.worlds",
     "Problem": "molsamp.planning.problems",
     "Result": "molsamp.planning.results",
