@@ -23,11 +23,12 @@ kernel = njit(**OPTIONS)
 """An inner kernel: compiled into the entries that use it."""
 
 
-def entries(*files: str):
-    """The decorator of kernels that Python calls, made of these files: their machine code is kept on disk."""
+def entries(*files: str, name: str = "kernels", cost: str = "seconds"):
+    """The decorator of kernels that Python calls, made of these files: their machine code is kept on disk, in a folder
+    of this name; `cost` is what compiling them takes, in words."""
 
     def entry(function):
-        folder = cache_folder(files)
+        folder = cache_folder(files, name, cost)
         if folder is None:
             return njit(**OPTIONS)(function)
         before = numba.config.CACHE_DIR
@@ -41,11 +42,11 @@ def entries(*files: str):
 
 
 @cache
-def cache_folder(files: tuple[str, ...]) -> Path | None:
+def cache_folder(files: tuple[str, ...], name: str = "kernels", cost: str = "seconds") -> Path | None:
     """Where kernels are kept: below MOLSAMP_CACHE or the user's cache folder; None, with one warning, where nothing
     can be written."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = Path(os.environ.get("MOLSAMP_CACHE") or home / "molsamp") / f"kernels-{_fingerprint(files)}"
+    folder = Path(os.environ.get("MOLSAMP_CACHE") or home / "molsamp") / f"{name}-{_fingerprint(files)}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".probe-{os.getpid()}"
@@ -54,7 +55,7 @@ def cache_folder(files: tuple[str, ...]) -> Path | None:
     except OSError as error:
         warnings.warn(
             f"compiled kernels cannot be kept in {folder} ({error.strerror}), so every start compiles them again "
-            "(seconds); name a writable folder in MOLSAMP_CACHE",
+            f"({cost}); name a writable folder in MOLSAMP_CACHE",
             RuntimeWarning,
             stacklevel=2,
         )
