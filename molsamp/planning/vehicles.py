@@ -86,7 +86,7 @@ class Vehicle:
     @cached_property
     def body(self) -> Body:
         """States, bounds, weights and discs."""
-        raise NotImplementedError
+        raise NotImplementedError  # each vehicle tells its own; a field of `OwnVehicle`, so not an abstract method
 
     @property
     def controls(self) -> int:

@@ -11,23 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-
-from molsamp.runs import cli
+from shell import molsamp
 
 SAME = ("config.toml", "frames.csv", "figures/map.csv", "checkpoints/state-0000000003.safetensors")
 SMALL = ("--set", "paths=24", "--set", "steps=40", "--set", "batch=8")
-
-
-def molsamp(*arguments: str | Path) -> int:
-    """Run the command line in this process and return its exit code."""
-    former, showwarning = sys.argv, cli.warnings.showwarning
-    sys.argv = ["molsamp", *map(str, arguments)]
-    try:
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-    finally:
-        sys.argv, cli.warnings.showwarning = former, showwarning
-    return int(left.value.code or 0)
 
 
 def child(code: str, *arguments: str | Path) -> subprocess.Popen:

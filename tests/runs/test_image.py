@@ -21,6 +21,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from shell import molsamp
 
 from molsamp.engine.noise import Noise
 from molsamp.engine.schedules import VP
@@ -38,18 +39,6 @@ from molsamp.runs.sheet import pixels, sheet
 
 SAME = ("config.toml", "metrics.jsonl", "samples.safetensors", "samples.png", "trajectory.png", "figures/calls.csv")
 SMALL = ("--n", "40", "--set", "batch=10", "--set", "compare=12", "--set", "fine=64", "--seed", "3", "--quiet")
-
-
-def molsamp(*arguments: str | Path) -> int:
-    """Run the command line in this process and return its exit code."""
-    former, showwarning = sys.argv, cli.warnings.showwarning
-    sys.argv = ["molsamp", *map(str, arguments)]
-    try:
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-    finally:
-        sys.argv, cli.warnings.showwarning = former, showwarning
-    return int(left.value.code or 0)
 
 
 # Victims are forked from one server that has all but the molecules loaded, so that a test costs no import.

@@ -8,9 +8,9 @@ import sys
 import time
 
 import pytest
+from shell import molsamp
 
 from molsamp.molecular.system import bundled
-from molsamp.runs import cli
 
 SMALL = {
     "we": {"replicas": "4", "walkers": "2", "segment": "0.2", "settle": "2", "production": "6", "bins": "12"},
@@ -26,13 +26,6 @@ FILES = {"we": ("flux", "occupancy"), "ffs": ("ladder",), "md": ("flux", "occupa
 
 def sets(method):
     return ["--method", method, *(part for k, v in SMALL[method].items() for part in ("--set", f"{method}.{k}={v}"))]
-
-
-def molsamp(*arguments) -> int:
-    sys.argv = ["molsamp", *map(str, arguments)]
-    with pytest.raises(SystemExit) as leaving:
-        cli.main()
-    return leaving.value.code
 
 
 @pytest.fixture(scope="module")
