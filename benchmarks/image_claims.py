@@ -15,6 +15,7 @@ import statistics
 from importlib import import_module
 from pathlib import Path
 
+import pictures
 import torch
 from interleaved import ROOT, Results, code_version
 
@@ -45,7 +46,7 @@ def main() -> None:
     torch.set_num_threads(1)
     results = Results(RESULTS, ("claim", "seed"))
     for name in args.claims.split(","):
-        code = code_version("molsamp/engine", "molsamp/image", f"benchmarks/claims/{name}.py")
+        code = code_version(*pictures.ENGINE, "molsamp/image", f"benchmarks/claims/{name}.py")
         claim = import_module(f"claims.{name}")
         for seed in [] if args.table else map(int, args.seeds.split(",")):
             if not results.has(code, claim=name, seed=seed):

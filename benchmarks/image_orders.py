@@ -24,7 +24,7 @@ from molsamp.image.sampling import sample
 from molsamp.image.solvers import SOLVERS
 
 RESULTS = ROOT / "benchmarks" / "results" / "image_orders.json"
-CODE = ("molsamp/engine", "molsamp/image/solvers.py", "molsamp/image/sampling.py", "benchmarks/image_orders.py")
+CODE = (*pictures.ENGINE, "molsamp/image/solvers.py", "molsamp/image/sampling.py", "benchmarks/image_orders.py")
 CALLS = (24, 720, 1440)  # so that rows of 2, 3 and 4 calls leave none over
 GRIDS = ("log-snr", "karras", "uniform")
 WITHIN = 0.15

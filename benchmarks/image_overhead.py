@@ -8,6 +8,7 @@ process; CPU milliseconds a step on one thread, with the making of tables and gr
 
 from __future__ import annotations
 
+import pictures
 import torch
 from interleaved import ROOT, Results, code_version, rates
 
@@ -15,7 +16,7 @@ from molsamp.engine import Discrete, LinearSDE, Noise, Particles, rollout, time_
 from molsamp.image.solvers import SOLVERS
 
 RESULTS = ROOT / "benchmarks" / "results" / "image_overhead.json"
-CODE = ("molsamp/engine", "molsamp/image/solvers.py", "benchmarks/image_overhead.py")
+CODE = (*pictures.ENGINE, "molsamp/image/solvers.py", "benchmarks/image_overhead.py")
 SHAPES, STEPS = ((1, 3, 64, 64), (64, 3, 64, 64)), 20
 BETAS = dict(num_train_timesteps=1000, beta_start=1e-4, beta_end=2e-2, beta_schedule="linear")
 PAIRS = {

@@ -76,8 +76,17 @@ def contestants(model: str, calls: int) -> Iterator[tuple[str, str]]:
             yield name, "diffusers"
 
 
-def measure(model: str, name: str, side: str, calls: int) -> dict | None:
-    """RMSE by seed and pooled; None where diffusers has no such scheme at these calls."""
+def measure(model: str, calls: int) -> dict[str, dict[str, list[float] | None]]:
+    """Solver -> side -> figures; nothing where diffusers has no such scheme at these calls."""
+    found: dict[str, dict[str, list[float] | None]] = {}
+    for name, side in contestants(model, calls):
+        if (figures := one(model, name, side, calls)) is not None:
+            found.setdefault(name, {})[side] = [float(f"{a:.4g}") for a in figures] or None
+    return found
+
+
+def one(model: str, name: str, side: str, calls: int) -> list[float] | None:
+    """RMSE and the ends of its interval; (distance, floor) of those that draw noise; nothing where one diverged."""
     squares, found = [], []
     for seed in SEEDS:
         start, exact = prepared(model, seed)
@@ -90,12 +99,9 @@ def measure(model: str, name: str, side: str, calls: int) -> dict | None:
         found.append(x)
         squares.append(pictures.errors(x, exact.small if small else exact.zero))
     if name in pictures.STOCHASTIC:
-        return {"distance": distance(model, torch.cat(found)), "floor": distance(model, None)}
-    if lost := sum(int((~s.isfinite()).sum()) for s in squares):
-        return {"diverged": lost}
+        return [distance(model, torch.cat(found)), distance(model, None)]
     pooled = rmse(torch.cat(squares))
-    by_seed = [float(s.mean().sqrt()) for s in squares]
-    return {"rmse": pooled.value, "low": pooled.interval[0], "high": pooled.interval[1], "rmse by seed": by_seed}
+    return [pooled.value, *pooled.interval] if torch.cat(squares).isfinite().all() else []
 
 
 def distance(model: str, x: Tensor | None) -> float:
@@ -107,22 +113,16 @@ def distance(model: str, x: Tensor | None) -> float:
 
 
 def table(entries: list[dict]) -> str:
-    """A block a model, a line a solver and side, RMSE at each number of calls (of those that draw noise, distances)."""
+    """A block a model, a line a solver and side, RMSE (distance) at each number of calls; * where pictures diverged."""
     lines = []
     for model in dict.fromkeys(e["model"] for e in entries):
+        of = {e["calls"]: e["found"] for e in entries if e["model"] == model}
         lines.append(f"{model:30}" + "".join(f"{calls:>8}" for calls in CALLS))
-        mine = [e for e in entries if e["model"] == model]
-        for name, side in dict.fromkeys((e["solver"], e["side"]) for e in mine):
-            of = {e["calls"]: e for e in mine if (e["solver"], e["side"]) == (name, side)}
-            lines.append(f"  {name:16} {side:10} " + "".join(cell(of.get(c)) for c in CALLS))
+        for name, side in dict.fromkeys((n, side) for found in of.values() for n in found for side in found[n]):
+            cells = (of.get(calls, {}).get(name, {}).get(side, [None]) for calls in CALLS)
+            shown = ("*" if c is None else "" if c[0] is None else f"{c[0]:.4f}" for c in cells)
+            lines.append(f"  {name:16} {side:10} " + "".join(f"{c:>8}" for c in shown))
     return "\n".join(lines)
-
-
-def cell(entry: dict | None) -> str:
-    """One figure in eight characters; * where a picture diverged."""
-    if entry is None or "diverged" in entry:
-        return f"{'' if entry is None else '*':>8}"
-    return f"{entry.get('rmse', entry.get('distance')):8.4f}"
 
 
 def main() -> None:
@@ -133,13 +133,12 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="measure nothing")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    results, code = Results(RESULTS, ("model", "solver", "side", "calls")), code_version(*CODE)
+    results, code = Results(RESULTS, ("model", "calls")), code_version(*CODE)
     asked = product(args.models.split(";"), map(int, args.calls.split(",")))
     for model, calls in [] if args.table else asked:
-        for name, side in contestants(model, calls):
-            key = {"model": model, "solver": name, "side": side, "calls": calls}
-            if not results.has(code, **key) and (found := measure(model, name, side, calls)) is not None:
-                results.add(code, **key, seeds=list(SEEDS), noises=noises(model), **found)
+        if not results.has(code, model=model, calls=calls):
+            found = measure(model, calls)
+            results.add(code, model=model, calls=calls, seeds=list(SEEDS), noises=noises(model), found=found)
         print(f"{model}, {calls} calls", flush=True)
     print(table(results.newest()))
 

@@ -47,7 +47,7 @@ def _portions(work: Work, seconds: float, clock: Callable[[], float]) -> int:
 
 
 class Results:
-    """A JSON list on disk; an entry stands while the code that it measured stands."""
+    """A JSON list on disk, a line an entry; an entry stands while the code that it measured stands."""
 
     def __init__(self, file: Path, keys: tuple[str, ...]):
         self.file, self.keys = file, keys
@@ -63,7 +63,8 @@ class Results:
             {**entry, "code": code, "commit": commit(), "machine": machine(), "date": f"{datetime.date.today()}"}
         )
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        self.file.write_text(json.dumps(self.entries, indent=1, allow_nan=False) + "\n")
+        lines = (json.dumps(entry, allow_nan=False) for entry in self.entries)
+        self.file.write_text("[\n" + ",\n".join(lines) + "\n]\n")
 
     def newest(self) -> list[dict]:
         """The last entry of every set of keys, in the order they first came."""

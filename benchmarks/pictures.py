@@ -24,8 +24,16 @@ from molsamp.image.denoiser import Denoiser
 from molsamp.image.models import load
 from molsamp.image.sampling import plan, sample
 
-EXERCISED = ("solvers", "sampling", "compensation", "denoiser", "ideal", "networks")
-CODE = ("molsamp/engine", *(f"molsamp/image/{name}.py" for name in EXERCISED), "benchmarks/pictures.py")
+ENGINE = tuple(
+    f"molsamp/engine/{name}.py"
+    for name in (
+        *("schedules", "grids", "quadrature", "exponential", "singlestep", "integrators", "rollout", "dynamics"),
+        *("noise", "state", "mixtures"),
+    )
+)
+"""The part of the engine that solves diffusion models."""
+IMAGE = ("solvers", "sampling", "compensation", "denoiser", "ideal", "networks")
+CODE = (*ENGINE, *(f"molsamp/image/{name}.py" for name in IMAGE), "benchmarks/pictures.py")
 MODELS = ("gaussians", "ideal:digits", "ideal:mnist", "digits", "digits, guided", "mnist", "mnist, guided")
 STOCHASTIC = ("ddpm", "edm", "sde-dpm++1", "sde-dpm++2m")  # draw noise on the way
 S, TABLE = VP(), Discrete()

@@ -4,7 +4,9 @@ Three ways, one call:
 
     "full"          autograd through every row: exact, memory grows with the number of rows
     "checkpoint"    rows are run again in stretches of about sqrt(N): exact, for one more sampling run
-    "adjoint"       the adjoint equation beside the flow, backwards: constant memory, exact as the steps shrink
+    "adjoint"       the adjoint equation beside the flow, backwards: constant memory, exact as the steps shrink; stiff
+                    near the data (da/drho = -a / rho off the manifold), so take a grid, as that of Karras, on which
+                    sigma / alpha changes by less than a factor of two in a step, and 40 steps or more
 
 In y = x / alpha and rho = sigma / alpha the flow is dy/drho = eps, so that a = dL/dy and the gradient g with respect to
 parameters w obey
