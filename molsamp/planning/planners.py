@@ -1,8 +1,9 @@
-"""Kinodynamic trees: one loop for RRT, SST and trees whose controls come from a learned policy.
+"""Kinodynamic trees: one loop for RRT, SST, trees whose controls come from a learned policy, and that policy alone.
 
     repeat, for B lanes at once:
         x_rand   <- uniform state in the cells that can be reached, with probability goal_bias one at the goal
-        x_near   <- the cheapest node within `near` of x_rand, or the nearest node where there is none
+        x_near   <- the cheapest node within `near` of x_rand, or the nearest node where there is none; with probability
+                    f / (f + patience) any node, where the last f edges from that one have failed
         u_1:n    <- with probability eps one uniform control, held for a random time; otherwise the policy, which is
                     told to go to the goal with probability target_bias, and to x_rand otherwise
         add the motion under u to the tree unless it touches a wall, or ends within `sparse` of a cheaper node
@@ -10,18 +11,20 @@
 RRT (LaValle and Kuffner 2001) is eps = 1, near = sparse = 0; SST (Li, Littlefield and Bekris 2016) is eps = 1 with
 both positive; DiTree (Hassidof, Jurgenson and Solovey 2025) is eps < 1 with nodes nearest by position. For eps > 0
 every control has a density of at least eps times the uniform one, so the guarantee of the uniform tree is kept with
-eps k iterations in place of k.
+eps k iterations in place of k. The policy alone is eps = 0 with x_near the end of the lane's own last edge, or the
+start, where that edge has failed.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from molsamp.engine.columns import Columns
 from molsamp.engine.neighbours import Neighbours
 from molsamp.engine.noise import Noise
 from molsamp.engine.trees import Tree
@@ -30,63 +33,10 @@ from molsamp.planning.edges import Edges, driven, held, merge
 from molsamp.planning.problems import Problem
 from molsamp.planning.results import Counts, Plan, Result, coverage, diagnose
 from molsamp.planning.samplers import Sampler
+from molsamp.planning.settings import PLANNERS, Settings
 from molsamp.planning.vehicles import DIVERGED, HIT, REACHED
 
 AHEAD = 64  # batches
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a tree grows.
-
-    Args:
-        batch: lanes B.
-        goal_bias: probability that a node is chosen for being near the goal.
-        target_bias: probability that the policy is told to go to the goal.
-        eps: share of edges with a uniform control; 1 without a policy.
-        longest: steps of an edge.
-        execute: steps between two calls of the policy.
-        keep_prefix: whether an edge that touches a wall is kept up to there.
-        metric: distance by the whole "state", in the vehicle's weights, or by "position" alone.
-        near: radius of the choice of the cheapest node, in the metric (m for positions).
-        sparse: radius in which one node is kept, in the metric.
-        cost: of a way, its "time" in s or its "length" in m.
-        improve: whether to go on after the first plan, for cheaper ones.
-    """
-
-    batch: int = 64
-    goal_bias: float = 0.15
-    target_bias: float = 0.85
-    eps: float = 1.0
-    longest: int = 64
-    execute: int = 8
-    keep_prefix: bool = False
-    metric: str = "state"
-    near: float = 0.0
-    sparse: float = 0.0
-    cost: str = "time"
-    improve: bool = False
-
-    def __post_init__(self):
-        for name in ("batch", "longest", "execute"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("goal_bias", "target_bias", "eps"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} is not a probability")
-        for name in ("near", "sparse"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
-        for name, allowed in (("metric", ("state", "position")), ("cost", ("time", "length"))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r}: there are {', '.join(allowed)}")
-
-
-PLANNERS = {
-    "rrt": Settings(),
-    "sst": Settings(near=0.2, sparse=0.1, improve=True),
-    "ditree": Settings(eps=0.1, metric="position"),
-}
 
 
 class Planner:
@@ -111,6 +61,8 @@ class Planner:
         self.cpu_seconds = 0.0
         self.first_solution: float | None = None
         self._block, self._ahead = -1, problem.start.new_empty(0)
+        self._failed = Columns({"edges": torch.zeros(1, dtype=torch.int64)})
+        self._tips = torch.zeros(settings.batch, dtype=torch.int64)
         along = {"states": problem.start[None], "controls": problem.start.new_zeros((1, problem.vehicle.controls))}
         self.tree = Tree(problem.start[None], along=along)
         root = self._features(self.tree.x)
@@ -130,12 +82,16 @@ class Planner:
     def advance(self) -> None:
         """One batch of edges."""
         began = time.process_time()
-        aim, mix, control = self._draws()
+        aim, mix, control, other = self._draws()
         aims = self._aims(aim)
-        parents = self._nodes.cheapest(self._features(aims), self.settings.near, self.tree.cost)
+        parents = self._choose(aims, other)
         edges = self._edges(self.tree.x[parents], aims[:, :2], mix, control)
         self._count(edges)
-        self._grow(parents, edges)
+        grown = self._grow(parents, edges)
+        failed = self._failed["edges"]
+        failed.index_add_(0, parents, (grown < 0).long())
+        failed[parents[grown >= 0]] = 0
+        self._tips = torch.where((grown >= 0) & (self.tree.depth[grown] < self.settings.restart), grown, 0)
         self.cpu_seconds += time.process_time() - began
         if self.best is not None and self.first_solution is None:
             self.first_solution = self.cpu_seconds
@@ -189,6 +145,8 @@ class Planner:
             **{f"tree.{name}": rows for name, rows in self.tree.to_tensors().items()},
             **{f"witnesses.{k}": v for k, v in (self._witnesses.to_tensors() if self._witnesses else {}).items()},
             "counts": torch.tensor(list(asdict(self.counts).values())),
+            "failed": self._failed["edges"].clone(),
+            "tips": self._tips,
             "best": torch.tensor(-1 if self.best is None else self.best),
             "seconds": torch.tensor([self.cpu_seconds, first], dtype=torch.float64),
         }
@@ -205,6 +163,7 @@ class Planner:
         self._nodes.add(self._features(self.tree.x[active]), active)
         if self._witnesses is not None:
             self._witnesses = Witnesses.from_tensors(self.settings.sparse, under("witnesses."))
+        self._failed, self._tips = Columns({"edges": state["failed"]}), state["tips"]
         self.counts = Counts(*state["counts"].tolist())
         self.best = int(state["best"]) if state["best"] >= 0 else None
         self.cpu_seconds, first = state["seconds"].tolist()
@@ -214,18 +173,29 @@ class Planner:
     def _features(self, states: Tensor) -> Tensor:
         return states[:, :2] if self.settings.metric == "position" else self.problem.vehicle.features(states)
 
-    def _draws(self) -> tuple[Tensor, Tensor, Tensor]:
-        """This batch's uniform numbers: for the aims, for the mixture and for uniform controls.
+    def _choose(self, aims: Tensor, u: Tensor) -> Int[Tensor, " B"]:
+        """The nodes to grow from."""
+        if self.settings.restart:
+            return self._tips
+        parents = self._nodes.cheapest(self._features(aims), self.settings.near, self.tree.cost)
+        if not self.settings.patience:
+            return parents
+        f, active = self._failed["edges"][parents].double(), torch.nonzero(self.tree.active)[:, 0]
+        leave = u[:, 0] < f / (f + self.settings.patience)
+        return torch.where(leave, active[(u[:, 1] * len(active)).long()], parents)
+
+    def _draws(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """This batch's uniform numbers: for the aims, the mixture, uniform controls, and nodes that are left.
 
         They are drawn AHEAD batches at a time, which changes their cost, not their values.
         """
         block, row = divmod(self.counts.batches, AHEAD)
-        sizes = (len(self.problem.start) + 2, 2, self.problem.vehicle.controls + 1)
+        sizes = (len(self.problem.start) + 2, 2, self.problem.vehicle.controls + 1, 2)
         if block != self._block:
             steps, lanes = range(block * AHEAD, (block + 1) * AHEAD), torch.arange(self.settings.batch)
             self._block, self._ahead = block, self.noise.child("lanes").uniform(steps, lanes, (sum(sizes),))
-        aim, mix, control = self._ahead[row].split(sizes, dim=1)
-        return aim, mix, control
+        aim, mix, control, other = self._ahead[row].split(sizes, dim=1)
+        return aim, mix, control, other
 
     def _aims(self, u: Tensor) -> Tensor:
         """Uniform states in the cells that can be reached, drawn in the world's frame; some at the goal."""
@@ -262,8 +232,8 @@ class Planner:
         c.steps += edges.simulated
         c.calls += edges.calls
 
-    def _grow(self, parents: Tensor, edges: Edges) -> None:
-        """Adds the edges that are worth keeping."""
+    def _grow(self, parents: Tensor, edges: Edges) -> Int[Tensor, " B"]:
+        """Add the edges that are worth keeping; the node of each lane, -1 where there is none."""
         s, seconds = self.settings, edges.steps.double() * self.problem.vehicle.dt
         stands = (edges.steps > 0) & (edges.fate != DIVERGED) & ((edges.fate != HIT) | s.keep_prefix)
         cost = edges.lengths() if s.cost == "length" else seconds
@@ -290,6 +260,7 @@ class Planner:
             along={"states": edges.states[lanes, 1:], "controls": edges.controls[lanes]},
             steps=edges.steps[lanes],
         )
+        self._failed.append({"edges": torch.zeros_like(nodes)})
         growing = keep[chosen]
         self._nodes.add(points[chosen[growing]], nodes[growing])
         self._retire(nodes[~growing])
@@ -297,6 +268,7 @@ class Planner:
             self._witnesses.settle(admission.witness, nodes[growing], self.tree.cost[nodes[growing]])
             self._retire(admission.displaced)
         self._finish(nodes[reached[chosen]])
+        return torch.full_like(parents, -1).index_put((lanes,), nodes)
 
     def _retire(self, nodes: Int[Tensor, " n"]) -> None:
         self.tree.prune(nodes)
@@ -322,9 +294,9 @@ def plan(
 
     Args:
         problem: vehicle, world, start and goal.
-        planner: "rrt", "sst", "ditree", or settings of one's own.
+        planner: "rrt", "sst", "ditree", "policy", or settings of one's own.
         noise: same noise, same plan.
-        sampler: the policy, for "ditree".
+        sampler: the policy, for "ditree" and "policy".
         cpu_seconds: limit, s.
         steps: limit of dynamics steps, or None.
 

@@ -9,8 +9,9 @@ import torch
 
 from molsamp.engine import Noise
 from molsamp.planning.audit import audit
-from molsamp.planning.planners import PLANNERS, Planner, Settings, plan
+from molsamp.planning.planners import Planner, plan
 from molsamp.planning.problems import Problem, between, problem
+from molsamp.planning.settings import PLANNERS, Settings
 from molsamp.planning.vehicles import Car, DoubleIntegrator, Trailer, Unicycle
 from molsamp.planning.worlds import Pose, World
 
@@ -294,3 +295,34 @@ def test_ten_thousand_nodes():
 def test_errors(call, match):
     with pytest.raises(ValueError, match=match):
         call(problem("medium", Car(), 0))
+
+
+def test_patience_leaves_nodes_whose_edges_fail():
+    """All aim at the goal beyond the wall that the car drives straight at: from the foremost node every edge fails."""
+    p = between(World.parse("#########\n#....#..#\n#.......#\n#########"), Car(C2=4.0), (2, 1), (2, 7))
+
+    def ahead(states, targets, problem, noise, step):
+        return torch.tensor([1.0, 0.0]).expand(len(states), 16, 2).double()  # straight on
+
+    shares = {}
+    for patience in (0.0, 4.0):
+        planner = grown(p, replace(DITREE, eps=0.0, goal_bias=1.0, patience=patience), 30, sampler=ahead)
+        failed = planner.to_tensors()["failed"]
+        assert len(failed) == len(planner.tree)
+        shares[patience] = float(failed.max()) / planner.counts.hit
+    assert shares[0.0] > 0.9 and shares[4.0] < 0.5
+
+
+def test_the_policy_alone_drives_chains():
+    """Every lane grows from its own last edge; after a failure, or `restart` edges, from the start."""
+    p = problem("medium", Car(C2=4.0), 1)
+    settings = replace(PLANNERS["policy"], batch=4, restart=5)
+    planner = grown(p, settings, 40, sampler=pursuit)
+    check(planner)
+    children = planner.tree.parent[1:].bincount(minlength=len(planner.tree))
+    assert int(children[1:].max()) == 1 and int(children[0]) > 4 and int(planner.tree.depth.max()) <= 5
+    halves = grown(p, settings, 20, sampler=pursuit)
+    resumed = Planner(p, settings, Noise(0), pursuit).restore(halves.to_tensors())
+    for _ in range(20):
+        resumed.advance()
+    assert same(resumed.to_tensors(), planner.to_tensors())
