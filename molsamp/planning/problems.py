@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from molsamp.engine.noise import Noise
 from molsamp.planning.generators import LAYOUTS, boxes, corridor, layout, maze
@@ -108,8 +109,8 @@ def between(
     Raises:
         ValueError: as `Problem`.
     """
-    far = world.distances(*goal)
-    row, column = start
+    far = pad(world.distances(*goal), (1, 1, 1, 1), value=math.inf)  # a frame, for cells at the edge of the grid
+    row, column = start[0] + 1, start[1] + 1
     ways = [(i, j) for i, j in ((0, 1), (1, 0), (0, -1), (-1, 0)) if far[row + i, column + j] < far[row, column]]
     i, j = ways[0] if ways else (0, 1)
     heading = math.atan2(i, j) + world.pose.angle

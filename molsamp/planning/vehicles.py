@@ -341,6 +341,10 @@ class OwnVehicle(Vehicle):
         kernels.judge_states(*walls, x, n, fate, done)
 
 
+VEHICLES: dict[str, Vehicle] = {"car": Car(), "hard-car": Car(C2=4.0), "unicycle": Unicycle(), "trailer": Trailer()}
+"""What the command line can drive, by name."""
+
+
 def _goal(problem: Problem | None) -> np.ndarray:
     """(x, y, radius) for the kernels; a radius that no vehicle comes under where there is no goal."""
     return np.array([0.0, 0.0, -1.0] if problem is None else [*problem.goal.tolist(), problem.radius])

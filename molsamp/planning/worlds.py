@@ -85,8 +85,8 @@ class World:
         Raises:
             ValueError: for another letter, or lines of different lengths, naming the line.
         """
-        lines = text.strip("\n").split("\n")
-        return cls(_rows(lines, ". ", "#", f"{name}: line", 1), cell, name=name)
+        lines, empty = text.strip("\n").split("\n"), len(text) - len(text.lstrip("\n"))
+        return cls(_rows(lines, ". ", "#", f"{name}: line", 1 + empty), cell, name=name)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -14,7 +14,8 @@ from typing import Annotated, Any
 import typer
 
 app = typer.Typer(
-    help="Transition paths, free energies, rates of molecules and toys, pictures of diffusion models, with error bars.",
+    help="Transition paths, free energies, rates of molecules and toys, with error bars; pictures of diffusion models; ways "
+    "of vehicles through mazes.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -194,6 +195,56 @@ def bench(
     options = dict(model=model, solvers=_words(solvers), calls=_words(calls), guidance=guidance, label=label, n=n)
     options |= dict(grid=grid, preset=preset, seed=seed, threads=threads)
     _work(IMAGE_BENCH, options, sets, out, config, resume, quiet)
+
+
+@app.command()
+def plan(
+    world: Annotated[
+        str | None,
+        typer.Argument(
+            help="maze | boxes | corridor | u-maze | medium | large, or a file: `type octile` if its name ends in .map, "
+            "else a drawing of # (wall) and . (free)."
+        ),
+    ] = None,
+    planner: Annotated[
+        str | None,
+        typer.Option("--planner", "--method", help="ditree | rrt | sst | policy (default: ditree for cars, else sst)."),
+    ] = None,
+    vehicle: Annotated[str | None, typer.Option(help="car | hard-car | unicycle | trailer (default: car).")] = None,
+    start: Annotated[
+        str | None, typer.Option(metavar="ROW,COLUMN", help="Cell, row 0 the lowest (default: drawn from the seed).")
+    ] = None,
+    goal: Annotated[str | None, typer.Option(metavar="ROW,COLUMN", help="Cell (default: drawn from the seed).")] = None,
+    time_limit: Annotated[
+        str | None, typer.Option(metavar="TIME", help="CPU time of the planner, such as 20s (default: 20s).")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Limit of dynamics steps (default: 2000000).")] = None,
+    preset: Annotated[str | None, typer.Option(help="demo | full: use up the limits for cheaper plans.")] = None,
+    seed: Seed = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder (default: runs/WORLD-plan-TIME).")] = None,
+    sets: Sets = None,
+    config: ConfigFile = None,
+    resume: Resume = False,
+    threads: Threads = None,
+    quiet: Quiet = False,
+) -> None:
+    """Plan a way for a vehicle through walls, with the tree that found it, an animation and a report.
+
+    Where no way is found, the run is finished all the same (exit code 0), and result.json and the report say why.
+    """
+    from molsamp.runs.verbs import PLAN
+
+    options = dict(world=world, method=planner, vehicle=vehicle, start=_cell("start", start), goal=_cell("goal", goal))
+    options |= dict(time_limit=time_limit, steps=steps, preset=preset, seed=seed, threads=threads)
+    _work(PLAN, options, sets, out, config, resume, quiet)
+
+
+def _cell(option: str, text: str | None) -> tuple[int, ...] | None:
+    """Row and column of "3,4"; None where nothing was given."""
+    parts = _words(text) or ()
+    if text is not None and not (len(parts) == 2 and all(part.isdecimal() for part in parts)):
+        raise ValueError(f"--{option}: got '{text}'; allowed is ROW,COLUMN, counted from 0, row 0 the lowest")
+    return tuple(map(int, parts)) or None
 
 
 def _words(text: str | None) -> tuple[str, ...] | None:

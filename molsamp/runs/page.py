@@ -23,6 +23,7 @@ class Page(NamedTuple):
         left, right: panels of the two columns, HTML.
         table: of all results, HTML; None for the usual one.
         wide: a panel over both columns, HTML.
+        data: what assets/drive.js animates, JSON; None where nothing drives.
     """
 
     eyebrow: str
@@ -35,6 +36,7 @@ class Page(NamedTuple):
     right: list[str]
     table: str | None = None
     wide: str = ""
+    data: str | None = None
 
 
 def grouped(number: int) -> str:

@@ -54,6 +54,8 @@ class Finished:
     player: list[Player]
     surface: Surface | None
     tables: dict[str, Columns]  # of `TABLES` those that the verb has
+    tree: dict[str, Array] | None  # tree.npz
+    plan: Columns  # plan.csv
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ def read(folder: Path) -> Finished:
         player=_players(_text(folder / "player.pdb")),
         surface=_surface(folder / "fes.dat"),
         tables={name: _columns(folder / "figures" / f"{name}.csv") for name in TABLES},
+        tree=_arrays(folder / "tree.npz"),
+        plan=_columns(folder / "plan.csv"),
     )
 
 

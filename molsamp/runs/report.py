@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from molsamp.runs import report_bench, report_free_energy, report_image, report_paths, report_rates
+from molsamp.runs import report_bench, report_free_energy, report_image, report_paths, report_plan, report_rates
 from molsamp.runs.checkpoint import write_text
 from molsamp.runs.page import grouped, symbols, table
 from molsamp.runs.reading import Finished, read
@@ -21,6 +21,7 @@ PAGES = {
     "rates": report_rates,
     "image": report_image,
     "image bench": report_bench,
+    "plan": report_plan,
 }
 
 
@@ -55,7 +56,7 @@ def write_report(folder: Path) -> Path:
         settings=escape(run.settings),
         versions=_versions(run.result),
         licence=escape(asset("3Dmol-LICENSE.txt") if run.player else OWN),
-        scripts=_scripts(run),
+        scripts=_scripts(run) + _animation(shown.data),
     )
     write_text(folder / "report.html", page)
     return folder / "report.html"
@@ -121,4 +122,13 @@ def _scripts(run: Finished) -> str:
     return (
         f'<script type="application/json" id="player-data">{text}</script>\n'
         f"<script>{asset('3Dmol-min.js')}</script>\n<script>{asset('player.js')}</script>"
+    )
+
+
+def _animation(data: str | None) -> str:
+    if data is None:
+        return ""
+    text = data.replace("</", "<\\/")
+    return (
+        f'<script type="application/json" id="drive-data">{text}</script>\n<script>{asset("drive.js")}</script>'
     )

@@ -38,9 +38,24 @@ NAMES = {
     "diverged": "diverged",
     "call_time": "call of the model",
     "solver_time": "solver, a call",
+    "success": "plan found",
+    "path_length_ratio": "length over grid distance",
+    "path_length": "length of the way",
+    "duration": "duration of the way",
+    "effort": "integral of the squared controls",
+    "grid_distance": "grid distance",
+    "nearest": "nearest node to the goal",
+    "edges": "edges tried",
+    "nodes": "nodes",
+    "coverage": "cells that hold a node",
+    "dynamics_steps": "dynamics steps",
+    "policy_calls": "calls of the policy",
+    "deviation": "plan against finer steps",
+    "first_plan": "until the first plan",
+    "planning": "planning",
 }
 """Results in the order they are shown, and what they are called; others follow under their own names."""
-SHARES = ("hit_rate", "channel", "ess_share", "unusable", "diverged")
+SHARES = ("hit_rate", "channel", "ess_share", "unusable", "diverged", "coverage")
 """Results between 0 and 1 that are shown in per cent."""
 
 
@@ -67,7 +82,7 @@ def show(folder: Path, stream: io.TextIOBase | None = None) -> None:
 
 def subject(result: dict[str, Any]) -> list[str]:
     """What was worked on, and how: system and method, or model and solver."""
-    named = [result[name] for name in ("system", "method", "model", "solver") if name in result]
+    named = [result[name] for name in ("system", "world", "method", "vehicle", "model", "solver") if name in result]
     return [*named, "solvers"] if result["verb"] == "image bench" else named
 
 
@@ -94,10 +109,11 @@ def tabulated(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     if result["verb"] == "image bench":
         return _by_calls(by_calls(result["results"]))
     found, null = numbers(result), result.get("null") or {}
-    headings = ["", "value", "95 % interval", *([null_name(result)] if null else [])]
+    bands = any(number.get("interval") for number in found.values())  # a plan has none: it is one draw
+    headings = ["", "value", *(["95 % interval"] if bands else []), *([null_name(result)] if null else [])]
     rows = []
     for name in ordered(found):
-        row = [called(name), value(name, found[name]), interval(name, found[name])]
+        row = [called(name), value(name, found[name]), *([interval(name, found[name])] if bands else [])]
         rows.append([*row, *([value(name, null.get(name))] if null else [])])
     return headings, rows
 
@@ -156,6 +172,8 @@ def parts(name: str, number: Number | None) -> tuple[str, str]:
     """Return a result as (rounded value, unit); ("–", "") when there is none."""
     if number is None or number.get("value") is None:
         return "–", ""
+    if name == "success":
+        return "yes" if number["value"] else "no", ""
     unit = number.get("unit") or ""
     shown = "%" if name in SHARES else "" if unit in ("1", "paths") else unit
     return rounded(name, number["value"], number), shown
@@ -173,6 +191,8 @@ def rounded(name: str, x: float, number: Number) -> str:
     """Round to the second digit of the interval's width; without an interval to three digits of the value."""
     factor = 100 if name in SHARES else 1
     ends = number.get("interval")
+    if isinstance(x, int) and ends is None:  # a count
+        return f"{x:,}".replace(",", "\u2009")
     width = abs(ends[1] - ends[0]) if ends and None not in ends and name != "path_ess" else 0.0
     width = width or abs(x) / 10
     digits = 1 - math.floor(math.log10(width * factor)) if width > 0 else 1

@@ -164,8 +164,60 @@ class OfModel(Verb):
         return import_module(self.module).rescue(job, folder, config)
 
 
+@dataclass(frozen=True)
+class OfWorld(Verb):
+    """A verb on a vehicle in a world; the molecular room is not imported.
+
+    Args:
+        name: as on the command line.
+    """
+
+    name: str
+
+    def settle(
+        self, options: Mapping[str, Any], sets: Sequence[str], file: Path | None, written: Table
+    ) -> tuple[Config, Any]:
+        """As `Verb`; the files of the world and of the policy are known by their sha256, as a model's weights are."""
+        from molsamp.planning.places import digest, fingerprint
+        from molsamp.runs import plans
+        from molsamp.runs.config_plan import CARS, METHODS, PlanConfig
+        from molsamp.runs.config_plan import PRESETS as OF_PLANNERS
+
+        method = options.get("method") or written.get("method")
+        if method is None:
+            method = "ditree" if (options.get("vehicle") or written.get("vehicle", "car")) in CARS else "sst"
+        chosen = {**options, "method": method}
+        config: Any = settings.build(PlanConfig, chosen, sets, METHODS, OF_PLANNERS, file)
+        known = {"cells": fingerprint(config.world)}
+        if plans.needs_policy(config) and plans.policy_file(config).is_file():
+            known["weights"] = digest(plans.policy_file(config))
+        for name, now in known.items():
+            if (then := getattr(config, name)) not in (None, now):
+                raise ValueError(f"{name}: the file has the sha256 {now}, the settings were made for {then}")
+        return config.model_copy(update=known), plans.subject(config)
+
+    def make(self, config: Config, subject: Any) -> Any:
+        """As `Verb`."""
+        from molsamp.runs import plans
+
+        return plans.make(config, subject)
+
+    def analyse(self, job: Any, config: Config) -> Any:
+        """As `Verb`."""
+        from molsamp.runs import plans
+
+        return plans.analyse(job, config)
+
+    def describe(self, subject: Any) -> dict[str, Any]:
+        """Walls, start, goal, the vehicle's outline."""
+        from molsamp.runs import plans
+
+        return plans.describe(subject)
+
+
 PATHS = OfSystem("paths", "molsamp.molecular.paths", PathsConfig)
 FREE_ENERGY = OfSystem("free-energy", "molsamp.molecular.free_energy", FreeEnergyConfig)
 RATES = OfSystem("rates", "molsamp.molecular.kinetics", RatesConfig)
 IMAGE = OfModel("image", "molsamp.runs.pictures", ImageConfig)
 IMAGE_BENCH = OfModel("image bench", "molsamp.runs.bench", BenchConfig)
+PLAN = OfWorld("plan")
