@@ -52,8 +52,8 @@ def place(
         cell: side of the cells of a file, m.
 
     Raises:
-        ValueError: for an unknown world, a file that is not one (naming the line), a start or goal in a wall or outside,
-            or a start that lies in the goal already.
+        ValueError: for an unknown world, a file that is not one (naming the line), a start or goal in a wall or
+            outside, or a start that lies in the goal already.
     """
     if world in FAMILIES:
         found = problem(world, vehicle, number)

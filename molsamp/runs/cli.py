@@ -14,8 +14,8 @@ from typing import Annotated, Any
 import typer
 
 app = typer.Typer(
-    help="Transition paths, free energies, rates of molecules and toys, with error bars; pictures of diffusion models; ways "
-    "of vehicles through mazes.",
+    help="Transition paths, free energies, rates of molecules and toys, with error bars; pictures of diffusion models; "
+    "ways of vehicles through mazes.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -202,8 +202,8 @@ def plan(
     world: Annotated[
         str | None,
         typer.Argument(
-            help="maze | boxes | corridor | u-maze | medium | large, or a file: `type octile` if its name ends in .map, "
-            "else a drawing of # (wall) and . (free)."
+            help="maze | boxes | corridor | u-maze | medium | large, or a file: `type octile` if its name ends in "
+            ".map, else a drawing of # (wall) and . (free)."
         ),
     ] = None,
     planner: Annotated[
@@ -234,9 +234,10 @@ def plan(
     """
     from molsamp.runs.verbs import PLAN
 
-    options = dict(world=world, method=planner, vehicle=vehicle, start=_cell("start", start), goal=_cell("goal", goal))
-    options |= dict(time_limit=time_limit, steps=steps, preset=preset, seed=seed, threads=threads)
-    _work(PLAN, options, sets, out, config, resume, quiet)
+    cells = dict(start=_cell("start", start), goal=_cell("goal", goal))
+    options = dict(world=world, method=planner, vehicle=vehicle, time_limit=time_limit, steps=steps)
+    options |= dict(preset=preset, seed=seed, threads=threads)
+    _work(PLAN, {**options, **cells}, sets, out, config, resume, quiet)
 
 
 def _cell(option: str, text: str | None) -> tuple[int, ...] | None:

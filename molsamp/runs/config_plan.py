@@ -92,7 +92,7 @@ class PlanConfig(Config):
     cell: float = Field(1.0, gt=0, description="side of a cell of a file, m")
     time_limit: Annotated[float, BeforeValidator(seconds)] = Field(20.0, gt=0, description="CPU time of the planner, s")
     steps: int | None = Field(2_000_000, ge=1, description="limit of dynamics steps")
-    policy: str | None = Field(None, description="file of the policy's weights; none: the one that is shipped")
+    network: str | None = Field(None, description="file of the policy's weights; none: the one that is shipped")
     weights: str | None = Field(None, description="start of the sha256 of these, where the planner has a policy")
     calls: int = Field(1, ge=1, description="of the policy's network for each answer")
     threads: int = Field(1, ge=1, description="of torch; the same number gives the same bytes")

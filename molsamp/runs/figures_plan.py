@@ -30,8 +30,7 @@ def world(run: Finished) -> str | None:
     width, height = size(s)
     with canvas("world", _figure_size(width, height), "constrained") as (figure, out):
         ax = figure.subplots()
-        for x, y, w, h in wall_boxes(s["walls"]):
-            _rectangle(ax, x * s["cell"], y * s["cell"], w * s["cell"], h * s["cell"])
+        _walls(ax, s)
         lines = ways(run.tree)
         shades = LinearSegmentedColormap.from_list("growth", GROWTH)(np.linspace(0, 1, max(len(lines), 1)))
         ax.add_collection(LineCollection(lines, colors=shades, lw=0.5, alpha=0.6, rasterized=True, zorder=2))
@@ -40,7 +39,9 @@ def world(run: Finished) -> str | None:
             _plan(figure, ax, run)
         else:
             _vehicle(ax, s, np.array(s["start"]))
-        _start(ax, s, width)
+        x = _driven(run)
+        _label(ax, "start", s["start"][:2], 0.0, height, "#4a515c", x[min(len(x) - 1, 40), 1] - x[0, 1])
+        _label(ax, "goal", s["goal"], s["radius"], height, "#14705f", x[-1, 1] - s["goal"][1])
         ax.set(xlim=(0, width), ylim=(0, height), aspect="equal", xlabel="x / m", ylabel="y / m")
         ax.spines[:].set_visible(True)
         for axis in (ax.xaxis, ax.yaxis):
@@ -54,14 +55,18 @@ def progress(run: Finished) -> str | None:
         return None
     unit = "s" if run.states["planner"]["cost"] == "time" else "m"
     panels = {"nodes": "nodes", "nearest": "nearest to goal / m", "cost": f"cost of plan / {unit}"}
-    table = {name: np.array([np.nan if m[name] is None else m[name] for m in run.metrics]) for name in ("edges", *panels)}
+    table = {
+        name: np.array([np.nan if m[name] is None else m[name] for m in run.metrics]) for name in ("edges", *panels)
+    }
     if len(set(table["cost"][np.isfinite(table["cost"])])) < 2:  # the first plan was the last
         panels.pop("cost")
     write_table(run, "progress", list(table), np.stack(list(table.values()), 1))
     with canvas("progress", (5.6, 1.0 + 1.35 * len(panels))) as (figure, out):
         axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
         for ax, (name, words) in zip(axes, panels.items(), strict=True):
-            ax.plot(table["edges"], table[name], color=BLUE, lw=1.6, drawstyle="steps-post" if name != "nodes" else None)
+            ax.plot(
+                table["edges"], table[name], color=BLUE, lw=1.6, drawstyle="steps-post" if name != "nodes" else None
+            )
             ax.set_ylabel(words)
             ax.yaxis.set_major_formatter(lambda y, _: f"{y:,.6g}".replace(",", "\u2009"))
             if name != "cost":
@@ -95,8 +100,7 @@ def animation(run: Finished) -> str | None:
         "dt": s["dt"],
     }
     if run.plan:
-        x = np.stack(columns(run.plan, *s["states"]), 1)
-        told["states"] = np.round(x, 4).tolist()
+        told["states"] = np.round(_driven(run), 4).tolist()
         told["speed"] = s["states"].index("v")
     return json.dumps(told)
 
@@ -119,11 +123,9 @@ def size(s: dict[str, Any]) -> tuple[float, float]:
 
 
 def wall_boxes(walls: list[str]) -> list[tuple[int, int, int, int]]:
-    """Walls as (column, row, width, height) of few rectangles, row 0 the lowest: runs along rows, then equal runs joined,
-    so that no seams show between cells.
-    """
+    """Walls as (column, row, width, height) of few rectangles, row 0 the lowest: runs along rows, equal ones joined."""
     boxes: dict[tuple[int, int], tuple[int, int, int, int]] = {}  # (column, width) of a run that may go on -> its box
-    done = []
+    done: list[tuple[int, int, int, int]] = []
     for row, line in enumerate(reversed(walls)):
         runs, column = {}, 0
         for part in line.replace("#.", "# .").replace(".#", ". #").split():
@@ -142,14 +144,21 @@ def _packed(a: Array) -> str:
 
 def _figure_size(width: float, height: float) -> tuple[float, float]:
     """Inches for a world of this size, as wide as a page, not too high."""
-    across = 7.6
-    return across, min(max(across * height / width * 0.86, 2.4), 8.0)
+    across = 5.6
+    return across, min(max((across - 0.6) * height / width + 1.1, 2.4), 9.0)
 
 
-def _rectangle(ax: Any, x: float, y: float, w: float, h: float) -> None:
-    from matplotlib.patches import Rectangle
+def _walls(ax: Any, s: dict[str, Any]) -> None:
+    """All walls as one path, so that no seams show between its parts."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
 
-    ax.add_patch(Rectangle((x, y), w, h, fc=INK, alpha=0.28, lw=0, zorder=1))
+    def corners(x: float, y: float, w: float, h: float) -> list[tuple[float, float]]:
+        return [(x, y), (x + w, y), (x + w, y + h), (x, y + h)]
+
+    if boxes := wall_boxes(s["walls"]):
+        paths = [Path(s["cell"] * np.array(corners(*box))[[0, 1, 2, 3, 0]], closed=True) for box in boxes]
+        ax.add_patch(PathPatch(Path.make_compound_path(*paths), fc=INK, alpha=0.28, lw=0, zorder=1))
 
 
 def _goal(ax: Any, s: dict[str, Any]) -> None:
@@ -157,21 +166,24 @@ def _goal(ax: Any, s: dict[str, Any]) -> None:
 
     ax.add_patch(Circle(s["goal"], s["radius"], fc=GOAL, alpha=0.35, lw=0, zorder=3))
     ax.add_patch(Circle(s["goal"], s["radius"], fill=False, ec=GOAL, lw=1.6, zorder=3))
-    ax.annotate("goal", s["goal"], ha="center", va="center", weight="bold", color=INK, zorder=7)
 
 
-def _start(ax: Any, s: dict[str, Any], width: float) -> None:
-    """Name the start, on the side that has more of the world."""
-    x, y = s["start"][:2]
-    right = x < width / 2
+def _label(ax: Any, text: str, point: list[float], beside: float, height: float, colour: str, plan: float) -> None:
+    """A word on a ground of its own, above a point or below it: not where the `plan` lies, and within the world."""
+    up = -1 if plan > 0 else 1
+    if not 0.1 * height < point[1] + up * (beside + 0.05 * height) < 0.9 * height:
+        up = -up
     ax.annotate(
-        "start",
-        (x, y),
-        xytext=(9 if right else -9, 9),
+        text,
+        (point[0], point[1] + up * beside),
+        xytext=(0, 9 * up),
         textcoords="offset points",
-        ha="left" if right else "right",
+        ha="center",
+        va="bottom" if up > 0 else "top",
+        fontsize=9,
         weight="bold",
-        color=INK,
+        color="white",
+        bbox={"boxstyle": "round,pad=0.2", "fc": colour, "ec": "none", "alpha": 0.9},
         zorder=7,
     )
 
@@ -183,7 +195,7 @@ def _plan(figure: Any, ax: Any, run: Finished) -> None:
     from matplotlib.colors import LinearSegmentedColormap, Normalize
 
     s = run.states
-    x = np.stack(columns(run.plan, *s["states"]), 1)
+    x = _driven(run)
     v = x[:, s["states"].index("v")]
     colours, norm = LinearSegmentedColormap.from_list("speed", SPEED), Normalize(0.0, max(float(v.max()), 1e-9))
     segments = np.stack([x[:-1, :2], x[1:, :2]], 1)
@@ -192,13 +204,19 @@ def _plan(figure: Any, ax: Any, run: Finished) -> None:
     )
     for i in np.unique(np.linspace(0, len(x) - 1, OUTLINES).round().astype(int)):
         _vehicle(ax, s, x[i])
-    bar = figure.colorbar(ScalarMappable(norm, colours), ax=ax, fraction=0.046, pad=0.02, aspect=30)
+    bar = figure.colorbar(ScalarMappable(norm, colours), ax=ax, location="bottom", fraction=0.04, pad=0.02, aspect=40)
     bar.set_label("speed of the plan / (m/s)")
     bar.outline.set_visible(False)
 
 
+def _driven(run: Finished) -> Array:
+    """The states of the plan, or the start alone."""
+    names = run.states["states"]
+    return np.stack(columns(run.plan, *names), 1) if run.plan else np.array([run.states["start"]])
+
+
 def _vehicle(ax: Any, s: dict[str, Any], state: Array) -> None:
-    """The outline of each part of the vehicle."""
+    """The outline of each part of the vehicle, and what joins a part to its position."""
     from matplotlib.patches import Polygon
 
     for body in s["bodies"]:
@@ -206,3 +224,4 @@ def _vehicle(ax: Any, s: dict[str, Any], state: Array) -> None:
         turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
         corners = np.array(body["outline"]) @ turn + state[:2]
         ax.add_patch(Polygon(corners, closed=True, fill=False, ec=INK, lw=1.0, zorder=6))
+        ax.plot(*np.stack([state[:2], corners.mean(0)], 1), color=INK, lw=1.0, zorder=6)

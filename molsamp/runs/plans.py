@@ -59,7 +59,7 @@ class Planned:
         replace(folder / "tree.npz", lambda temporary: _savez(temporary, tree))
 
     def figures(self, folder: Path) -> dict[str, Any]:
-        """What the report says of the settings and the edges; the tree's figures are drawn from plan.csv and tree.npz."""
+        """What the report says of the settings; its figures are drawn from plan.csv, tree.npz and metrics.jsonl."""
         settings = self.job.planner.settings
         return {"planner": asdict(settings), "time_limit": self.job.time_limit, "steps": self.job.steps}
 
@@ -105,7 +105,9 @@ def make(config: Any, problem: Problem) -> Growing:
     settings = Settings(**config.of_method.model_dump())
     sampler = _sampler(config) if settings.eps < 1 else None
     Planner(problem, settings, Noise(0), sampler).advance()  # compiles the kernels, which the times should not count
-    return Growing(Planner(problem, settings, Noise(config.seed).child("plan"), sampler), config.time_limit, config.steps)
+    return Growing(
+        Planner(problem, settings, Noise(config.seed).child("plan"), sampler), config.time_limit, config.steps
+    )
 
 
 def analyse(job: Growing, config: Any) -> Planned:
@@ -133,7 +135,7 @@ def policy_file(config: Any) -> Path:
     """The file of the policy's weights."""
     from molsamp.planning.train import WEIGHTS
 
-    return WEIGHTS / "car.safetensors" if config.policy is None else Path(config.policy)
+    return WEIGHTS / "car.safetensors" if config.network is None else Path(config.network)
 
 
 def describe(problem: Problem) -> dict[str, Any]:
@@ -173,13 +175,16 @@ def plan_table(problem: Problem, plan: Plan) -> str:
     lines = [",".join(headings)]
     controls = [*plan.controls.tolist(), [""] * problem.vehicle.controls]
     for t, state, control in zip(plan.times.tolist(), plan.states.tolist(), controls, strict=True):
-        lines.append(",".join([f"{t:.6g}", *(f"{x:.17g}" for x in state), *(f"{u:.17g}" if u != "" else "" for u in control)]))
+        lines.append(
+            ",".join([f"{t:.6g}", *(f"{x:.17g}" for x in state), *(f"{u:.17g}" if u != "" else "" for u in control)])
+        )
     return "\n".join(lines) + "\n"
 
 
 def tree_arrays(planner: Planner) -> dict[str, Array]:
-    """tree.npz: of each node its parent (-1 for the root), state, time (s), cost and whether it can still grow; `way`, the
-    positions (m) along all edges, thinned, of which those up to the node have the first `way_end`; the nodes of the plan.
+    """tree.npz: of each node its parent (-1 for the root), state, time (s), cost and whether it can still grow; the
+    nodes of the plan; and `way`, positions (m) along the edges, thinned: those of node i are the rows from
+    way_end[i - 1] to way_end[i], without its parent's position.
     """
     tree, columns = planner.tree, planner.tree.to_tensors()
     end, points = columns["end"], columns["along.states"][:, :2]
@@ -214,16 +219,15 @@ def _sampler(config: Any) -> Sampler:
     from molsamp.planning.train import load
 
     without = ", ".join(name for name, settings in PLANNERS.items() if settings.eps == 1)
+    needing = f"planner {config.method} with eps = {config.of_method.eps:g} needs a policy"
     if config.vehicle not in CARS:
         raise ValueError(
-            f"--planner {config.method} needs a policy, and the one there is drives {' and '.join(CARS)}, not "
-            f"{config.vehicle}; without a policy (eps = 1) there are {without}"
+            f"{needing}, and the one there is drives {' and '.join(CARS)}, not {config.vehicle}; without a policy "
+            f"there are {without}"
         )
     file = policy_file(config)
     if not file.is_file():
-        raise ValueError(
-            f"--planner {config.method} needs a policy: {file}: there is no such file; without a policy there are {without}"
-        )
+        raise ValueError(f"{needing}, and {file} does not exist; without a policy there are {without}")
     return load(file, config.calls)
 
 

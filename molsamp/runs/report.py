@@ -129,6 +129,4 @@ def _animation(data: str | None) -> str:
     if data is None:
         return ""
     text = data.replace("</", "<\\/")
-    return (
-        f'<script type="application/json" id="drive-data">{text}</script>\n<script>{asset("drive.js")}</script>'
-    )
+    return f'<script type="application/json" id="drive-data">{text}</script>\n<script>{asset("drive.js")}</script>'

@@ -16,6 +16,7 @@ from typing import Any
 from molsamp.runs import config as settings
 from molsamp.runs.config import Config, FreeEnergyConfig, PathsConfig, RatesConfig, Table
 from molsamp.runs.config_image import PRESETS, BenchConfig, ImageConfig
+from molsamp.schema import nearest
 
 
 class Verb(ABC):
@@ -183,7 +184,13 @@ class OfWorld(Verb):
         from molsamp.runs.config_plan import CARS, METHODS, PlanConfig
         from molsamp.runs.config_plan import PRESETS as OF_PLANNERS
 
+        if not (options.get("world") or written.get("world")):
+            raise ValueError("which world? maze | boxes | corridor | u-maze | medium | large, or a file")
         method = options.get("method") or written.get("method")
+        if method is not None and method not in METHODS:
+            raise ValueError(
+                f"--planner: '{method}' is unknown;{nearest(method, METHODS)} Allowed: {', '.join(METHODS)}"
+            )
         if method is None:
             method = "ditree" if (options.get("vehicle") or written.get("vehicle", "car")) in CARS else "sst"
         chosen = {**options, "method": method}

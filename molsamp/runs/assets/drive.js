@@ -42,8 +42,14 @@
       context.beginPath();
       body.outline.forEach(([x, y]) => context.lineTo(state[0] + c * x - s * y, state[1] + s * x + c * y));
       context.closePath();
-      context.fillStyle = ink;
+      context.fillStyle = context.strokeStyle = ink;
       context.fill();
+      const middle = [0, 1].map((k) => body.outline.reduce((sum, p) => sum + p[k], 0) / body.outline.length);
+      context.beginPath(); // what joins a part to the vehicle's position
+      context.moveTo(state[0], state[1]);
+      context.lineTo(state[0] + c * middle[0] - s * middle[1], state[1] + s * middle[0] + c * middle[1]);
+      context.lineWidth = 0.04;
+      context.stroke();
     });
   };
 
@@ -54,7 +60,9 @@
     prepare(context);
     context.fillStyle = getComputedStyle(canvas).color;
     context.globalAlpha = 0.28;
-    told.boxes.forEach((box) => context.fillRect(...box));
+    context.beginPath();
+    told.boxes.forEach((box) => context.rect(...box)); // one path, so that no seams show
+    context.fill();
     context.globalAlpha = 1;
     const share = Math.min(1, at / growing), edges = Math.round(share * lengths.length);
     grow(edges);
@@ -84,7 +92,7 @@
     slider.value = Math.round(at);
     counter.value = at > growing
       ? `${(frame * told.dt).toFixed(1)} of ${((told.states.length - 1) * told.dt).toFixed(1)} s`
-      : `${Math.round(share * told.nodes)} nodes`;
+      : `${Math.round(share * told.nodes)} of ${told.nodes} nodes`;
   };
 
   const fit = () => {
