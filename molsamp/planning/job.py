@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from molsamp.planning.planners import Planner
@@ -54,11 +55,11 @@ class Growing:
         limit = f"{self.time_limit:g} CPU seconds"
         return self.planner.result(limit if self.steps is None else f"{limit} and {self.steps} steps")
 
-    def state(self) -> dict[str, Tensor | int]:
+    def state(self) -> dict[str, Tensor]:
         """What the next batch depends on, and what there is."""
-        return {"k": self.k, **self.planner.to_tensors()}
+        return {"k": torch.tensor(self.k), **self.planner.to_tensors()}
 
-    def load(self, state: dict[str, Any]) -> None:
+    def load(self, state: dict[str, Tensor]) -> None:
         """Continue where `state` was taken."""
         self.planner.restore(state)
         self.nearest, self._measured = math.inf, 0

@@ -115,7 +115,7 @@ def diagnose(problem: Problem, counts: Counts, nodes: int, nearest: float, cover
     if counts.edges:
         reasons = [
             (counts.hit, "touched a wall"),
-            (counts.stuck, "of these at their first step (nodes from which no way leads out)"),
+            (counts.stuck, "did so at their first step (nodes from which no way leads out)"),
             (counts.pruned, "ended near a cheaper node"),
             (counts.diverged, "diverged"),
         ]

@@ -28,7 +28,7 @@ def world(run: Finished) -> str | None:
 
     s = run.states
     width, height = size(s)
-    with canvas("world", _figure_size(width, height), "constrained") as (figure, out):
+    with canvas("world", _figure_size(width, height, bool(run.plan)), "constrained") as (figure, out):
         ax = figure.subplots()
         _walls(ax, s)
         lines = ways(run.tree)
@@ -142,10 +142,10 @@ def _packed(a: Array) -> str:
     return base64.b64encode(a.tobytes()).decode("ascii")
 
 
-def _figure_size(width: float, height: float) -> tuple[float, float]:
-    """Inches for a world of this size, as wide as a page, not too high."""
+def _figure_size(width: float, height: float, bar: bool) -> tuple[float, float]:
+    """Inches for a world of this size, as wide as a column, not too high; below it the bar of speeds."""
     across = 5.6
-    return across, min(max((across - 0.6) * height / width + 1.1, 2.4), 9.0)
+    return across, min((across - 0.6) * height / width + (1.1 if bar else 0.5), 9.0)
 
 
 def _walls(ax: Any, s: dict[str, Any]) -> None:

@@ -40,8 +40,8 @@ PLANNERS = {
     "edges has a uniform control as in RRT, so that RRT’s guarantee holds with εk in place of k edges.",
     "policy": "The policy of DiTree alone, as a receding horizon: u<sub>1:H</sub> is drawn from "
     "p<sub>θ</sub>(u | x, goal, walls nearby), its first steps are driven, and it is asked again. Every lane drives on "
-    "from its own last edge, and begins at the start again where that touched a wall. There is no search: a dead end "
-    "that faces the goal catches every lane.",
+    "from its own last edge, and begins at the start again where that touched a wall, or after many. "
+    "There is no search: a dead end that faces the goal catches every lane.",
 }
 """What each planner does; a planner of another name has `TREE`."""
 HONEST = (
