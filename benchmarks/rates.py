@@ -38,11 +38,19 @@ from molsamp.molecular.kinetics.settings import METHODS
 from molsamp.runs.config import RatesConfig, build, with_system
 
 FILE = ROOT / "benchmarks" / "results" / "rates.json"
-ENGINE = ("molsamp/engine",)
+ENGINE = tuple(
+    f"molsamp/engine/{name}.py"
+    for name in (
+        *("ensembles", "weighted_ensemble", "forward_flux", "exact_rates", "estimates", "particles"),
+        *("integrators", "rollout", "dynamics", "noise", "state"),
+    )
+)
 MOLECULE = (*ENGINE, "molsamp/molecular/native", "molsamp/molecular/kinetics", "systems/alanine-dipeptide")
 BARRIERS, DT, REPLICAS = (2, 5, 10), 1e-3, 8
 LEVELS = {2: (-0.8, -0.4, 0.0), 5: (-0.85, -0.7, -0.5, -0.3, 0.0), 10: (-0.87, -0.75, -0.64, -0.53, -0.42, -0.3, -0.1)}
-BASIN = {2: 60, 5: 150, 10: 600}  # rollouts of 20 steps
+BASIN = {2: 300, 5: 750, 10: 3000}  # rollouts of 20 steps
+TRIALS = 2000  # from each interface
+ROUNDS = {2: (100, 350), 5: (100, 350), 10: (1000, 4000)}  # of 10 steps: those not counted, and all
 BRUTE = {2: 10, 5: 40, 10: 40}  # stretches of 1000 steps of 400 walkers; two more are not counted
 
 
@@ -58,15 +66,16 @@ def weighted(motion: Motion, b: int) -> tuple[Estimate, int]:
     scheme = we.Scheme(10, torch.linspace(-1, 1, 19).double(), 20, source)
     e, steps = start(20), 0
     parts = []
-    for k in range(350):
+    settled, rounds = ROUNDS[b]
+    for k in range(rounds):
         steps += len(e) * 10
         e, h, _ = scheme.advance(motion, e, k, REPLICAS)
         parts.append(h)
-    return inverse(we.rate(we.History.joined(parts).part(100))), steps
+    return inverse(we.rate(we.History.joined(parts).part(settled))), steps
 
 
 def forward(motion: Motion, b: int) -> tuple[Estimate, int]:
-    flux = ff.ForwardFlux(LEVELS[b], 400, REPLICAS, looks=20, settle=20, count=BASIN[b], restart=source)
+    flux = ff.ForwardFlux(LEVELS[b], TRIALS, REPLICAS, looks=20, settle=20, count=BASIN[b], restart=source)
     ladder, steps = flux.begin(source(torch.arange(REPLICAS * 8), 0)), 0
     while ladder.stage <= len(LEVELS[b]):
         steps += len(ladder.walkers) * 20
