@@ -126,6 +126,14 @@ def test_config_given_back_gives_the_same_bytes(finished, tmp_path):
     assert result(again)["results"] == result(finished)["results"]
 
 
+def test_another_seed_grows_another_tree_in_the_world_of_that_number(finished, tmp_path):
+    folder = tmp_path / "r"
+    assert molsamp("plan", *SMALL, "--seed", "2", "--set", "number=1", "--out", folder, "--quiet") == 0
+    assert (folder / "tree.npz").read_bytes() != (finished / "tree.npz").read_bytes()
+    worlds = [json.loads((f / "figures" / "states.json").read_text()) for f in (folder, finished)]
+    assert worlds[0] == worlds[1]
+
+
 def test_after_ctrl_c_the_resumed_run_has_the_same_bytes(finished, tmp_path, monkeypatch, capsys):
     """The signal comes during the fifth batch."""
     advance, folder = Growing.advance, tmp_path / "r"
