@@ -171,7 +171,7 @@ def _goal(ax: Any, s: dict[str, Any]) -> None:
 def _label(ax: Any, text: str, point: list[float], beside: float, height: float, colour: str, plan: float) -> None:
     """A word on a ground of its own, above a point or below it: not where the `plan` lies, and within the world."""
     up = -1 if plan > 0 else 1
-    if not 0.1 * height < point[1] + up * (beside + 0.05 * height) < 0.9 * height:
+    if not 0.0 < point[1] + up * (beside + 0.08 * height) < height:
         up = -up
     ax.annotate(
         text,
