@@ -10,6 +10,7 @@ This is RRT (LaValle and Kuffner 2001) with thermal noise in the place of contro
 their Voronoi cells and frames by where they went, so nodes have no statistical weight: they are where a search has
 been, not an ensemble, and no rate, free energy or path weight can be had from them. Nor is a branch a trajectory, since
 velocities are drawn anew at every node. What starts from a branch has to be made by the dynamics (see `shooting`).
+The tree looks at CVs, not at energies: it may arrive over a pass that the dynamics hardly ever takes.
 """
 
 from __future__ import annotations

@@ -141,7 +141,8 @@ class ShootingSettings(Strict):
         chains: run side by side.
         moves: of every chain after the burn-in.
         burn_in: moves before it; the first paths are not draws from the ensemble and have to be forgotten.
-        initial: the first paths: an untrained "pull", or shots from the branch of a "tree" that explores the CVs.
+        initial: the first paths: an untrained "pull", or shots from the branch of a "tree" that explores the CVs,
+            which may lie in a channel that the dynamics hardly ever takes.
         tree: how that grows.
     """
 

@@ -333,6 +333,11 @@ class Shooting(Sampler):
         ]
         if s.length == "flexible":
             notes.append(f"Paths end on arrival in {p.end.name}; their last frame is repeated to {p.steps} steps.")
+        if s.initial == "tree":
+            notes.append(
+                "All paths descend from one branch of a tree, which may cross where the dynamics hardly ever does, and "
+                "shooting may not find another channel within the run: compare seeds, and with initial = 'pull'."
+            )
         if idle := int((self.taken == 0).sum()):
             notes.append(
                 f"{idle} of {s.chains} chains took no move after the burn-in: these figures are not converged."

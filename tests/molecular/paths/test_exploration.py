@@ -179,6 +179,7 @@ def test_the_same_seed_starts_alike_and_goes_on_alike():
     a.advance()
     b.advance()
     a_x, b_x = a.paths().path.x, b.paths().path.x
+    assert any("compare seeds" in note for note in a.paths().notes)
     assert torch.equal(a_x, b_x) and a.evaluations == b.evaluations
     assert bool(a.paths().hit.all())
 
