@@ -1,13 +1,12 @@
-"""Rare events: weighted ensemble, forward flux and brute force where the rate is known, and on alanine dipeptide.
+"""Rare events: weighted ensemble, forward flux and brute force where the rate is known.
 
 Wells: one-dimensional, barriers of 2, 5 and 10 kT, dt = 1e-3, D = 1, mean first-passage time -1 -> 1 against the exact
 one of the discrete chain; per seed the estimate with its interval, over seeds how many intervals hold the truth, and
 evaluations x (relative error)^2, what one estimate to 100 % would cost: the smaller, the better the method.
-Alanine dipeptide: from the discs of C5 and C7eq to that of C7ax (last-visited definition), at 500 K against brute force
-and at 300 K alone unless --brute-300 is given. Appends to benchmarks/results/rates.json; what is there for the code as
-it stands is not repeated, and a run on alanine that was interrupted goes on from its folder, runs/rates-...
+Appends to benchmarks/results/rates.json; what is there for the code as it stands is not repeated. Alanine dipeptide:
+alanine_rates.py.
 
-    python benchmarks/rates.py [--seeds 1,2,3,4,5,6,7,8,9,10] [--alanine 500,300] [--brute-300] [--table]
+    python benchmarks/rates.py [--seeds 1,2,3,4,5,6,7,8,9,10] [--table]
 """
 
 from __future__ import annotations
@@ -24,18 +23,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from interleaved import ROOT, Results, code_version
 
-from molsamp import Run
 from molsamp.engine import EulerMaruyama, Noise, Overdamped, Particles
 from molsamp.engine import forward_flux as ff
 from molsamp.engine import weighted_ensemble as we
 from molsamp.engine.ensembles import Ensemble, Motion, Sight
 from molsamp.engine.estimates import Estimate, inverse
 from molsamp.engine.exact_rates import Chain, DoubleWell
-from molsamp.molecular import load
-from molsamp.molecular.kinetics import make
-from molsamp.molecular.kinetics.analysis import analyse
-from molsamp.molecular.kinetics.settings import METHODS
-from molsamp.runs.config import RatesConfig, build, with_system
 
 FILE = ROOT / "benchmarks" / "results" / "rates.json"
 ENGINE = tuple(
@@ -45,7 +38,6 @@ ENGINE = tuple(
         *("integrators", "rollout", "dynamics", "noise", "state"),
     )
 )
-MOLECULE = (*ENGINE, "molsamp/molecular/native", "molsamp/molecular/kinetics", "systems/alanine-dipeptide")
 BARRIERS, DT, REPLICAS = (2, 5, 10), 1e-3, 8
 LEVELS = {2: (-0.8, -0.4, 0.0), 5: (-0.85, -0.7, -0.5, -0.3, 0.0), 10: (-0.87, -0.75, -0.64, -0.53, -0.42, -0.3, -0.1)}
 BASIN = {2: 300, 5: 750, 10: 3000}  # rollouts of 20 steps
@@ -115,28 +107,6 @@ def wells(results: Results, seeds: list[int]) -> None:
                 results.add(code, **key, exact=exact, mfpt=found.as_dict(), evaluations=steps, cpu_seconds=cpu)
 
 
-def alanine(results: Results, kelvin: float, method: str, seed: int) -> None:
-    """One run, with the settings the system has."""
-    code = code_version(*MOLECULE)
-    key = {"system": f"alanine-dipeptide {kelvin:g} K", "method": method, "seed": seed}
-    if results.has(code, **key):
-        return
-    system = load("alanine-dipeptide")
-    options = {"system": system.name, "method": method, "seed": seed, "temperature": kelvin}
-    own = {**system.methods, **system.methods.get("rates", {})}
-    config, system = with_system(build(RatesConfig, options, [], METHODS, {"demo": {}}, own=own), system)
-    job = make(system, method, config.of_method, seed=seed)
-    folder = ROOT / "runs" / f"rates-{kelvin:g}K-{method}-{seed}-{code}"
-    with Run(folder, resume=folder.exists()) as run:
-        job.fit(run, each=lambda m: print(key, f"{job.k}/{job.total}", m, flush=True))
-        cpu, _ = run.clock()
-    summary = analyse(job).summary()
-    results.add(
-        code, **key, mfpt=summary["results"]["mfpt"], evaluations=summary["energy_evaluations"], cpu_seconds=cpu,
-        results=summary["results"], warnings=summary["warnings"], settings=config.of_method.model_dump(),
-    )  # fmt: skip
-
-
 def table(results: Results) -> str:
     """A row a system and method, over its seeds."""
     lines = [f"{'system':26} {'method':6} {'seeds':>5} {'mfpt':>10} {'exact':>8} {'error of one':>12} {'held':>6} "
@@ -164,18 +134,12 @@ def table(results: Results) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="1,2,3,4,5,6,7,8,9,10")
-    parser.add_argument("--alanine", default="", help="temperatures, K")
-    parser.add_argument("--brute-300", action="store_true", help="brute force at 300 K too")
     parser.add_argument("--table", action="store_true", help="measure nothing")
     given = parser.parse_args()
     torch.set_num_threads(1)
     results = Results(FILE, ("system", "method", "seed"))
     if not given.table:
         wells(results, [int(s) for s in given.seeds.split(",")])
-        for kelvin in (float(k) for k in given.alanine.split(",") if k):
-            alanine(results, kelvin, "we", 1)
-            if kelvin > 300 or given.brute_300:
-                alanine(results, kelvin, "md", 1)
     print(table(results))
 
 

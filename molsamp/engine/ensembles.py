@@ -80,6 +80,9 @@ class Ensemble:
         colour: 0 = last in A, 1 = last in B, (n,).
         replica: (n,).
         root: of their descent, (n,).
+
+    Raises:
+        TypeError, ValueError: for what `refuse` lets not pass, such as the nodes of a planner's tree.
     """
 
     particles: Particles
@@ -88,12 +91,15 @@ class Ensemble:
     replica: Int[Tensor, " n"]
     root: Int[Tensor, " n"]
 
+    def __post_init__(self):
+        refuse(self.particles, Particles)
+
     @classmethod
     def of(cls, particles: Particles, replica: Int[Tensor, " n"], colour: Int[Tensor, " n"]) -> Ensemble:
         """Walkers of equal weight, 1 in all for each replica.
 
         Raises:
-            TypeError: for anything but Particles, such as the nodes of a planner's tree.
+            TypeError, ValueError: as `Ensemble`.
         """
         refuse(particles, Particles)
         weight = 1.0 / torch.bincount(replica)[replica].double()
@@ -129,11 +135,17 @@ def refuse(given: Any, kind: type) -> None:
     Raises:
         TypeError: for another type. The nodes of a planner's tree are where its search went (Voronoi bias), which is
             no ensemble of the dynamics, so no rate can be had from them.
+        ValueError: for particles without a weight (NaN), as `Tree.path` has them.
     """
     if not isinstance(given, kind):
         raise TypeError(
             f"rates are made of {kind.__name__}, got {type(given).__name__}: only walkers that carry their statistical "
             "weight will do. Nodes of a planner's tree have none; take them as starts of an ensemble's walkers at most"
+        )
+    if isinstance(given, Particles) and bool(given.logw.isnan().any()):
+        raise ValueError(
+            f"rates are made of walkers that carry their statistical weight, got logw = nan for "
+            f"{int(given.logw.isnan().sum())} of {len(given)}: nodes of a planner's tree have none; allowed are numbers"
         )
 
 

@@ -142,7 +142,7 @@ class ForwardFlux:
 
         Raises:
             TypeError: for anything but Particles, such as the nodes of a planner's tree.
-            ValueError: interfaces that do not rise.
+            ValueError: interfaces that do not rise, particles without weight.
         """
         refuse(p, Particles)
         if not self.levels or any(b <= a for a, b in zip(self.levels, self.levels[1:], strict=False)):
@@ -160,8 +160,10 @@ class ForwardFlux:
         """One rollout further.
 
         Raises:
+            TypeError: for anything but a `Ladder`.
             ValueError: for a controlled dynamics, whose weights a share of trajectories does not know.
         """
+        refuse(ladder, Ladder)
         if isinstance(motion.dyn, Controlled):
             raise ValueError(
                 "forward flux counts trajectories without weights: allowed are free dynamics, not Controlled"

@@ -205,11 +205,12 @@ class Tree:
         return torch.tensor(nodes[::-1], device=self.x.device)
 
     def path(self, node: int) -> Path:
-        """The states from the root to `node` as a Path of one particle."""
+        """The states from the root to `node` as a Path of one particle, whose weights are NaN: a node has none."""
         nodes = self.backtrack(node)
         x, v = self.x[nodes, None], None if self.v is None else self.v[nodes, None]
         final = Particles.at(x[-1], None if v is None else v[-1])
-        return Path(self.time[nodes], x, v, None, None, torch.zeros_like(final.logw), final, 1)
+        none = torch.full_like(final.logw, torch.nan)
+        return Path(self.time[nodes], x, v, None, None, none, final.evolve(logw=none), 1)
 
     @property
     def active(self) -> Bool[Tensor, " N"]:

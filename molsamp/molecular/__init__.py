@@ -11,6 +11,7 @@ _HOMES = {
     "System": "molsamp.molecular.system",
     "Problem": "molsamp.molecular.paths.problem",
     "LearnedPaths": "molsamp.molecular.paths.learned",
+    "Exploration": "molsamp.molecular.paths.exploration",
     "NoiseChain": "molsamp.molecular.paths.chain",
     "Shooting": "molsamp.molecular.paths.shooting",
     "Steered": "molsamp.molecular.paths.steered",

@@ -166,6 +166,10 @@ class System:
     def _stack(self) -> variables.Stack:
         return variables.Stack(list(self.cvs.values()))
 
+    def span(self, cv: str, period: float | None) -> tuple[float, float] | None:
+        """What a CV spans: its period around 0, or its range in system.toml; None for one without both."""
+        return self.ranges.get(cv) if period is None else (-0.5 * period, 0.5 * period)
+
     def values(self, x: Float[Tensor, "n *event"]) -> Float[Tensor, "n k"]:
         """CV values, one column per CV in the order of `cvs`; no columns for a system without CVs."""
         return self._stack(x) if self.cvs else x.new_empty(len(x), 0)

@@ -9,6 +9,7 @@ from molsamp.engine import weighted_ensemble as we
 from molsamp.engine.ensembles import Ensemble, Sight, colours, split_merge
 
 TREE = Tree(torch.zeros(3, 1))
+FLUX = ff.ForwardFlux((0.0,), 1, 1, 1, 1, 1, lambda ids, step: None)
 
 
 def ensemble(n, replicas=1):
@@ -80,6 +81,7 @@ def test_colours_are_of_the_set_last_seen():
     "use",
     [
         lambda: Ensemble.of(TREE, torch.zeros(3).long(), torch.zeros(3).long()),
+        lambda: Ensemble(TREE, torch.ones(3).double(), *torch.zeros(3, 3).long()),
         lambda: we.rate(TREE),
         lambda: we.brute_rate(TREE, 1),
         lambda: we.reactive_flux(TREE),
@@ -88,13 +90,22 @@ def test_colours_are_of_the_set_last_seen():
         lambda: ff.rate(TREE),
         lambda: ff.committor(TREE),
         lambda: ff.binomial_error(TREE),
-        lambda: ff.ForwardFlux((0.0,), 1, 1, 1, 1, 1, lambda ids, step: None).begin(TREE),
+        lambda: FLUX.begin(TREE),
+        lambda: ff.fluxes(TREE),
     ],
 )
 def test_nodes_of_a_planner_make_no_rate(use):
     """The nodes of a tree are where a search went: no estimator takes them."""
     with pytest.raises(TypeError, match="Tree"):
         use()
+
+
+@pytest.mark.parametrize("use", [lambda p: Ensemble.of(p, torch.tensor([0]), torch.tensor([0])), FLUX.begin])
+def test_particles_of_a_tree_have_no_weight(use):
+    p = TREE.path(2).final
+    with pytest.raises(ValueError, match="1 of 1"):
+        use(p)
+    use(Particles.at(p.x))  # as a start, weighed anew by whoever says so
 
 
 def test_a_bad_target_is_refused():

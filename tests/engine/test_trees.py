@@ -137,7 +137,9 @@ def test_grafted_rollouts_come_back_as_paths():
 def test_velocities_travel():
     tree = Tree(torch.zeros(1, 2), torch.ones(1, 2))
     (node,) = tree.extend(torch.tensor([0]), torch.zeros(1, 2), torch.full((1, 2), 3.0)).tolist()
-    assert tree.path(node).v[:, 0, 0].tolist() == [1.0, 3.0]
+    path = tree.path(node)
+    assert path.v[:, 0, 0].tolist() == [1.0, 3.0]
+    assert path.log_ratio.isnan().all() and path.final.logw.isnan().all()  # nodes have no weight
     assert torch.equal(Tree.from_tensors(tree.to_tensors()).v, tree.v)
 
 

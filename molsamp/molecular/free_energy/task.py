@@ -120,10 +120,8 @@ class Task:
         return Grid(self.cv.names, self.cv.period, given, (settings.nodes,) * len(given))
 
     def _range(self, name: str, period: float | None) -> tuple[float, float]:
-        if period is not None:
-            return -0.5 * period, 0.5 * period
-        if name in self.system.ranges:
-            return self.system.ranges[name]
+        if (span := self.system.span(name, period)) is not None:
+            return span
         raise ValueError(
             f"grid.ranges: CV {name!r} has no period and needs a range, [[low, high], ...]; "
             f"or give range = [low, high] in [cvs.{name}] of system.toml"

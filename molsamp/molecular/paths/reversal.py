@@ -14,6 +14,7 @@ Euler-Maruyama.  The reversal is the forward row itself, S_j the log ratio of Me
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -47,6 +48,12 @@ class Frames(NamedTuple):
         for mine, new in zip(self, other, strict=True):
             if mine is not None and new is not None:
                 mine[:, index] = new
+
+
+def side_by_side(parts: Sequence[Frames]) -> Frames:
+    """The trajectories of all parts."""
+    blocks = zip(*parts, strict=True)
+    return Frames(*(None if any(a is None for a in b) else torch.cat(b, 1) for b in blocks))  # type: ignore[arg-type]
 
 
 class Recording(Energy):

@@ -108,6 +108,29 @@ class SteeredSettings(Strict):
     equilibrate: int = Field(default=1000, ge=0)
 
 
+class TreeSettings(Strict):
+    """A tree of short pieces of dynamics that explores the CVs (see `exploration`).
+
+    Args:
+        lanes: pieces side by side.
+        rows: of a piece.
+        look: rows between two frames that may become a node.
+        goal_bias: probability that a piece is sent to the end state, not to anywhere in the box of the CVs.
+        stiffness: of the pull towards where a piece is sent, kJ/mol per squared unit of the CVs; 0 leaves the dynamics
+            as it is.
+        keep: the node at the end of a piece: its frame "nearest" to where it was sent, or its "last".
+        evaluations: energy evaluations, about, before giving up.
+    """
+
+    lanes: int = Field(default=64, ge=1)
+    rows: int = Field(default=50, ge=1)
+    look: int = Field(default=5, ge=1)
+    goal_bias: float = Field(default=0.1, ge=0, le=1)
+    stiffness: float = Field(default=0.0, ge=0)
+    keep: Literal["nearest", "last"] = "nearest"
+    evaluations: int = Field(default=2_000_000, ge=1)
+
+
 class ShootingSettings(Strict):
     """Shooting moves between the thermal start state and the end state.
 
@@ -117,7 +140,10 @@ class ShootingSettings(Strict):
         arrival: what a fixed-length path must do: visit the end state in "any" frame, or be there in the "final" one.
         chains: run side by side.
         moves: of every chain after the burn-in.
-        burn_in: moves before it; the first paths come from an untrained pull and have to be forgotten.
+        burn_in: moves before it; the first paths are not draws from the ensemble and have to be forgotten.
+        initial: the first paths: an untrained "pull", or shots from the branch of a "tree" that explores the CVs,
+            which may lie in a channel that the dynamics hardly ever takes.
+        tree: how that grows.
     """
 
     kind: Literal["one-way", "two-way"] = "one-way"
@@ -126,6 +152,8 @@ class ShootingSettings(Strict):
     chains: int = Field(default=64, ge=1)
     moves: int = Field(default=60, ge=1)
     burn_in: int = Field(default=20, ge=0)
+    initial: Literal["pull", "tree"] = "pull"
+    tree: TreeSettings = TreeSettings()
 
 
 class ChainSettings(Strict):

@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from molsamp.engine.dynamics import Controlled
@@ -28,27 +28,30 @@ from molsamp.engine.rollout import rollout
 from molsamp.engine.state import Particles, Path, Status
 from molsamp.engine.trees import Tree
 from molsamp.learn.networks import flatten_state, with_prefix
+from molsamp.molecular.paths.exploration import Exploration
 from molsamp.molecular.paths.markov import effective_number, metropolis
 from molsamp.molecular.paths.paths import Paths
-from molsamp.molecular.paths.reversal import Frames, Recording, Reversal
+from molsamp.molecular.paths.reversal import Frames, Recording, Reversal, side_by_side
 from molsamp.molecular.paths.sampler import Sampler
 from molsamp.molecular.paths.settings import ShootingSettings
 from molsamp.molecular.paths.steered import Pull
 
 CHUNK = 50  # rows between two looks at which branches have ended
 DOUBLINGS = 20  # of the pull that finds the first paths
+SHOTS = 200  # of every chain from the branch of a tree, before giving up
 
 
 class Shooting(Sampler):
     """Chains of shooting moves: one unit is one move of every chain.
 
-    The first paths come from an untrained pull, as weak as will do. Chains that have taken no move by the end of the
+    The first paths come from an untrained pull, as weak as will do, or are shot from structures that a tree found (see
+    `exploration`), which costs more and follows the free dynamics. Chains that have taken no move by the end of the
     burn-in are restarted from ones that have.
 
     Arguments as in `Sampler`, settings as in `ShootingSettings`; the n paths are equally spaced after the burn-in.
 
     Raises:
-        ValueError: if no pull connects the states.
+        ValueError: if no pull connects the states, or no tree does.
     """
 
     name = "shooting"
@@ -68,28 +71,71 @@ class Shooting(Sampler):
     # ---------------------------------------------------------------- first paths
 
     def _first_paths(self) -> None:
-        """Pulled paths that belong to the ensemble, by the weakest pull that carries half of the chains."""
+        """Paths that belong to the ensemble, for half of the chains or more, which take them in turn."""
+        f, length = self._pulled() if self.settings.initial == "pull" else self._seeded()
+        self.node = torch.arange(self.settings.chains) % len(length)
+        self.tree = Tree(f.x[0])  # a node is a path: the frame it was shot from, its parent the path before
+        self.frames, self.length = f.columns(self.node), length[self.node]
+        self.free, self.shadow = self._free(self.frames), self.reversal.shadow(self.frames)
+
+    def _pulled(self) -> tuple[Frames, Int[Tensor, " m"]]:
+        """Pulled paths, by the weakest pull that carries half of the chains."""
         p, M = self.problem, self.settings.chains
         k = 2.0 * p.kT / float(p.deviation(p.start.x.to(p.dtype)[None])[0]) ** 2
         for attempt in range(DOUBLINGS):
             noise = self.noise.child(f"pull {attempt}")
             f, _ = self._roll(p.initial(noise, torch.arange(M)), p.steps, noise, pull=k * 2.0**attempt)
             f, length = self._trim(f)
-            free = self._free(f)
-            good = torch.nonzero(self._member(f, length, free))[:, 0]
+            good = torch.nonzero(self._member(f, length, self._free(f)))[:, 0]
             if 2 * len(good) >= M:
-                self.node = torch.arange(M) % len(good)
-                chosen = good[self.node]
-                self.tree = Tree(
-                    f.x[0, good]
-                )  # a node is a path: the frame it was shot from, its parent the path before
-                self.frames, self.length, self.free = f.columns(chosen), length[chosen], free[:, chosen]
-                self.shadow = self.reversal.shadow(self.frames)
-                return
+                return f.columns(good), length[good]
         raise ValueError(
             f"{p.system.name}: no pull up to {k * 2.0 ** (DOUBLINGS - 1):.3g} kJ/mol/nm^2 carries half of {M} paths "
             f"from {p.start.name} to {p.end.name} in {p.steps} steps; allow longer paths"
         )
+
+    def _seeded(self) -> tuple[Frames, Int[Tensor, " m"]]:
+        """Two-way shots of the free dynamics from structures on the branch of a tree that grew from A to B.
+
+        The branch is no trajectory: it gives structures to shoot from and nothing else. Every other chain shoots from
+        one that a path has come of before, each as often as one did: an urn, which finds the top of the barrier.
+        """
+        p, M, noise = self.problem, self.settings.chains, self.noise.child("seeds")
+        branch = Exploration(p, self.settings.tree, self.noise.child("tree")).run(self._check).branch()
+        points = branch[~(p.inside(branch) | p.inside(branch, p.start))]
+        urn, found, lengths = points[:0], [], torch.zeros(0, dtype=torch.int64)
+        for attempt in range(SHOTS if len(points) else 0):
+            self._check()
+            u = noise.child("points").uniform(attempt, torch.arange(M), (2,))
+            x = points[(u[:, 0] * len(points)).long()]
+            if len(urn):
+                x[1::2] = urn[(u[1::2, 0] * len(urn)).long()]
+            f, length, fine = self._shots(x, 1 + (u[:, 1] * (p.steps - 1)).long(), attempt * M, noise)
+            good = torch.nonzero(self._member(f, length, self._free(f)) & fine)[:, 0]
+            found.append(f.columns(good))
+            urn, lengths = torch.cat([urn, x[good]]), torch.cat([lengths, length[good]])
+            if 2 * len(urn) >= M:
+                return side_by_side(found), lengths
+        raise ValueError(
+            f"{p.system.name}: {len(urn)} of {SHOTS * M} shots from {len(points)} structures on the tree's branch join "
+            f"{p.start.name} and {p.end.name} in {p.steps} steps, {-(-M // 2)} are needed; allow longer paths"
+        )
+
+    def _shots(
+        self, x: Float[Tensor, "M *event"], j: Int[Tensor, " M"], first: int, noise: Noise
+    ) -> tuple[Frames, Int[Tensor, " M"], Bool[Tensor, " M"]]:
+        """Two-way shots from single structures, at frame j where the length is fixed.
+
+        Returns:
+            (trajectories, length, whether they stayed finite and short enough).
+        """
+        n, M = self.problem.steps, len(x)
+        v = None if self.problem.friction is None else torch.zeros_like(x)  # drawn when it is shot
+        at = Frames(x, v, *self.problem.energy.energy_force(x))
+        still = Frames(*(None if a is None else a.expand(n + 1, *a.shape) for a in at))  # type: ignore[arg-type]
+        both, ids = torch.ones(M, dtype=torch.bool), first + torch.arange(M)
+        f, length, _, finite = self._shoot(still, torch.full((M,), n), j, both, both, ids, noise)
+        return f, length, finite & (length <= n)
 
     def _trim(self, f: Frames) -> tuple[Frames, Int[Tensor, " M"]]:
         """Flexible length: the part from the last frame in A to the first in B, which is then repeated to the end."""
@@ -132,7 +178,7 @@ class Shooting(Sampler):
         return Frames(path.x, path.v, path.energy, torch.stack(recording.forces)), path.final
 
     def _branches(
-        self, start: Particles, rows: Int[Tensor, " m"]
+        self, start: Particles, rows: Int[Tensor, " m"], noise: Noise
     ) -> tuple[Frames, Int[Tensor, " m"], Bool[Tensor, " m"]]:
         """Forward dynamics of m branches for `rows` rows each, or until they enter a state (flexible length).
 
@@ -141,7 +187,7 @@ class Shooting(Sampler):
         Returns:
             (frames, garbage beyond a branch's length; length in rows; whether the branch stayed finite).
         """
-        n, m, noise = self.problem.steps, len(rows), self.noise.child("branches")
+        n, m = self.problem.steps, len(rows)
         out, length, finite, alive, k = None, rows.clone(), torch.ones(m, dtype=torch.bool), torch.arange(m), 0
         while len(alive):
             c = min(CHUNK, n - k)
@@ -172,7 +218,8 @@ class Shooting(Sampler):
         j = (self.free.cumsum(0) > (u[:, 0] * N).long()).int().argmax(0)  # the free frame of a uniform rank
         both = torch.full_like(chain, s.kind == "two-way", dtype=torch.bool)
         back, ahead = both | (u[:, 1] < 0.5), both | (u[:, 1] >= 0.5)
-        new, length, pivot, finite = self._shoot(j, back, ahead)
+        ids = self.k * s.chains + chain
+        new, length, pivot, finite = self._shoot(self.frames, self.length, j, back, ahead, ids, self.noise)
         free, shadow = self._free(new), self.reversal.shadow(new)
         member = self._member(new, length, free) & finite & (length <= self.problem.steps)
         redrawn = shadow.gather(0, pivot[None])[0] - self.shadow.gather(0, j[None])[0]
@@ -186,28 +233,39 @@ class Shooting(Sampler):
         return {"acceptance": float(yes.double().mean()), "length": float(self.length.double().mean())}
 
     def _shoot(
-        self, j: Int[Tensor, " M"], back: Bool[Tensor, " M"], ahead: Bool[Tensor, " M"]
+        self,
+        old: Frames,
+        length: Int[Tensor, " M"],
+        j: Int[Tensor, " M"],
+        back: Bool[Tensor, " M"],
+        ahead: Bool[Tensor, " M"],
+        ids: Int[Tensor, " M"],
+        noise: Noise,
     ) -> tuple[Frames, Int[Tensor, " M"], Int[Tensor, " M"], Bool[Tensor, " M"]]:
-        """New trajectories with the rows before and/or after frame j redrawn.
+        """New trajectories with the rows before and/or after frame j redrawn; after a fresh velocity, where both are.
+
+        Args:
+            old, length: the present ones.
+            j: the frames to shoot from.
+            back, ahead: which rows are redrawn; all chains both, or each one of them.
+            ids, noise: keys of the shots.
 
         Returns:
             (trajectories, length, index of the shooting frame in them, whether all branches stayed finite).
         """
-        old, n, M = self.frames, self.problem.steps, len(j)
-        assert old is not None
+        n, M = self.problem.steps, len(j)
         at = old.gather(j[None])
         x, v, F = at.x[0], None if at.v is None else at.v[0], at.force[0]
-        ids = self.k * M + torch.arange(M)
-        if self.settings.kind == "two-way":
-            v = self.reversal.fresh(F, self.noise.child("velocities").normal(0, ids, x.shape[1:], x.dtype))
+        if bool((back & ahead).all()):
+            v = self.reversal.fresh(F, noise.child("velocities").normal(0, ids, x.shape[1:], x.dtype))
         turned = self.reversal.turned(v, F)
         ends = torch.cat([back.nonzero()[:, 0], M + ahead.nonzero()[:, 0]])
         both_v = None if v is None or turned is None else torch.cat([turned, v])[ends]
         start = Particles.at(torch.cat([x, x])[ends], both_v, torch.cat([2 * ids, 2 * ids + 1])[ends])
         cap = torch.cat([j, n - j]) if self.settings.length == "fixed" else torch.full((2 * M,), n)
-        f, rows, ok = self._branches(start, cap[ends])
+        f, rows, ok = self._branches(start, cap[ends], noise.child("branches"))
         m = int(back.sum())
-        before, after, finite = j.clone(), self.length - j, torch.ones(M, dtype=torch.bool)
+        before, after, finite = j.clone(), length - j, torch.ones(M, dtype=torch.bool)
         before[back], after[ahead] = rows[:m], rows[m:]
         finite[back] &= ok[:m]
         finite[ahead] &= ok[m:]
@@ -275,6 +333,11 @@ class Shooting(Sampler):
         ]
         if s.length == "flexible":
             notes.append(f"Paths end on arrival in {p.end.name}; their last frame is repeated to {p.steps} steps.")
+        if s.initial == "tree":
+            notes.append(
+                "All paths descend from one branch of a tree, which may cross where the dynamics hardly ever does, and "
+                "shooting may not find another channel within the run: compare seeds, and with initial = 'pull'."
+            )
         if idle := int((self.taken == 0).sum()):
             notes.append(
                 f"{idle} of {s.chains} chains took no move after the burn-in: these figures are not converged."

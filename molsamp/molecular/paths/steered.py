@@ -101,12 +101,12 @@ class Restraint(Energy):
 
     Args:
         cv: s, of c components.
-        centre: lambda, (c,), where it is now; assigned to by whoever moves it.
+        centre: lambda, (c,) or (n, c), one of each configuration, where it is now; assigned to by whoever moves it.
         stiffness: k, kJ/mol per squared unit of s.
         event: shape of one configuration.
     """
 
-    def __init__(self, cv: CV, centre: Float[Tensor, " c"], stiffness: float, event: tuple[int, ...]):
+    def __init__(self, cv: CV, centre: Float[Tensor, "*n c"], stiffness: float, event: tuple[int, ...]):
         self.cv, self.centre, self.stiffness, self.event = cv, centre, stiffness, event
 
     def at(self, s: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:

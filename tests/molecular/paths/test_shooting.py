@@ -128,7 +128,8 @@ def assembled(job):
     job._first_paths()
     M = job.settings.chains
     everywhere = torch.ones(M, dtype=torch.bool)
-    f, length, _, _ = job._shoot(torch.full((M,), job.problem.steps // 2), everywhere, everywhere)
+    j = torch.full((M,), job.problem.steps // 2)
+    f, length, _, _ = job._shoot(job.frames, job.length, j, everywhere, everywhere, torch.arange(M), job.noise)
     times, start = torch.tensor(job.problem.times, dtype=torch.float64), job.problem.initial(Noise(0), length)
     return Path(times, f.x, f.v, None, None, torch.zeros(M, dtype=torch.float64), start, 1)
 

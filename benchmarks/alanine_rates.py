@@ -1,0 +1,160 @@
+"""Does weighted ensemble find the rate of alanine dipeptide that brute force finds, and at what cost?
+
+A is the discs of C5 and C7eq, the basins of phi < 0, and B that of C7ax, 0.75 rad in (phi, psi) each; a walker is of
+the set that it last visited. A piece is a method at a temperature, such as we@500: one run of 8 independent replicas
+for every seed, each of so many ps after what it needs to settle. Seeds are pooled: the rate is the weight that came to
+B over the weight x time since A, for we with the error from the scatter of all replicas, for md with the exact interval
+of its arrivals. The verdict is the ratio of we to md at the same temperature with its 95 % interval.
+
+A run lies in runs/alanine-rates-...; it goes on from there when it was stopped (Ctrl-C, SIGTERM, `timeout`), as often
+as it takes, as long as the code that it exercises stands. Finished runs are appended to
+benchmarks/results/alanine_rates.json, and not repeated.
+
+    python benchmarks/alanine_rates.py --pieces we@500,md@500 --picoseconds 60,1000 --seeds 1,2,3,4
+    python benchmarks/alanine_rates.py --pieces we@300,md@300 --picoseconds 200,20000 --settle 50 --seeds 1,2
+    python benchmarks/alanine_rates.py --table
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+
+os.environ.setdefault("MOLSAMP_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+from interleaved import ROOT, Results, code_version
+
+from molsamp import Run
+from molsamp.engine.estimates import Estimate, poisson, ratio
+from molsamp.learn.drive import Interrupted
+from molsamp.molecular import load
+from molsamp.molecular.kinetics import make
+from molsamp.molecular.kinetics.analysis import analyse
+from molsamp.molecular.kinetics.settings import METHODS
+from molsamp.runs.config import RatesConfig, build, with_system
+
+FILE = ROOT / "benchmarks" / "results" / "alanine_rates.json"
+ENGINE = ("dynamics", "ensembles", "integrators", "noise", "particles", "rollout", "state", "weighted_ensemble")
+CODE = (
+    *(f"molsamp/engine/{name}.py" for name in ENGINE), "molsamp/molecular/native", "molsamp/molecular/kinetics",
+    "molsamp/molecular/cvs", "molsamp/molecular/free_energy/task.py", "systems/alanine-dipeptide",
+)  # fmt: skip
+PIECES = ("we@500", "md@500", "we@300", "md@300")
+A, B = {"C5", "C7eq"}, {"C7ax"}
+
+
+def measure(results: Results, piece: str, picoseconds: float | None, settle: float | None, seed: int) -> None:
+    """One run; what is not given is as `molsamp rates alanine-dipeptide` has it."""
+    method, kelvin = piece.split("@")
+    system = load("alanine-dipeptide")
+    options = {"system": system.name, "method": method, "seed": seed, "temperature": float(kelvin)}
+    times = {"production": picoseconds, "settle": settle}
+    sets = [f"{name}={value:g}" for name, value in times.items() if value is not None]
+    own = {**system.methods, **system.methods.get("rates", {})}
+    config, system = with_system(build(RatesConfig, options, sets, METHODS, {"demo": {}}, own=own), system)
+    settings, code = config.of_method, code_version(*CODE)
+    key = {"piece": piece, "picoseconds": settings.production, "settle": settings.settle, "seed": seed}
+    if results.has(code, **key):
+        return
+    job = make(system, method, settings, seed=seed)
+    t = job.transition
+    assert set(t.a) == A and set(t.b) == B, f"A = {t.a} and B = {t.b} are not what is asked for"
+    name = f"alanine-rates-{piece}-{settings.production:g}-{settings.settle:g}-{seed}-{code}".replace("@", "-")
+    folder = ROOT / "runs" / name
+    with Run(folder, resume=folder.exists()) as run, run.signals():
+        job.fit(run, each=lambda m: show(piece, seed, job.k, job.total, m))
+        cpu, _ = run.clock()
+    h, walkers = job.counted(), getattr(settings, "walkers", None) if method == "md" else None
+    results.add(
+        code, **key, hits=h.hits.sum(0)[:, 0].tolist(), time=h.time.sum(0)[:, 0].tolist(), walkers=walkers,
+        cpu_seconds=cpu, **{k: analyse(job).summary()[k] for k in ("energy_evaluations", "results", "warnings")},
+        settings=settings.model_dump(),
+    )  # fmt: skip
+
+
+def show(piece: str, seed: int, k: int, total: int, metrics: dict) -> None:
+    """A line for every hundredth of a run."""
+    if k % max(1, total // 100) == 0:
+        rate = metrics.get("rate", math.nan)
+        print(f"{piece} seed {seed}: {k}/{total}, {metrics['note']}, rate {rate:.4g}", flush=True)
+
+
+def pooled(runs: list[dict]) -> Estimate:
+    """The rate of all seeds together, 1/ps."""
+    hits, time = (torch.tensor([a for e in runs for a in e[name]], dtype=torch.float64) for name in ("hits", "time"))
+    if (walkers := runs[0]["walkers"]) is None:
+        return ratio(hits, time, "1/ps")
+    return poisson(round(walkers * float(hits.sum())), walkers * float(time.sum()), "1/ps")
+
+
+def verdict(we: Estimate, md: Estimate) -> str:
+    """Whether two rates agree: do intervals overlap, and does that of their ratio (by the logarithms) hold 1."""
+    if not all(0.0 < a < math.inf for e in (we, md) for a in (e.value, *e.interval)):
+        return "no verdict: one of the two has no arrivals, or no error"
+    overlap = we.interval[0] <= md.interval[1] and md.interval[0] <= we.interval[1]
+    r = we.value / md.value
+    up = math.hypot(math.log(we.interval[1] / we.value), math.log(md.value / md.interval[0]))
+    down = math.hypot(math.log(we.value / we.interval[0]), math.log(md.interval[1] / md.value))
+    low, high = r * math.exp(-down), r * math.exp(up)
+    return (
+        f"we / md = {r:.3g} ({low:.3g} to {high:.3g}): {'agree' if low <= 1.0 <= high else 'DISAGREE'}; "
+        f"intervals {'overlap' if overlap else 'DO NOT OVERLAP'}"
+    )
+
+
+def table(results: Results) -> str:
+    """A row a piece, over its seeds of one length, the last that was measured; and the verdicts."""
+    newest = results.newest()
+    groups, rates = {}, {}
+    for e in newest:
+        groups.setdefault((e["piece"], e["picoseconds"], e["settle"]), []).append(e)
+    lines = [f"{'piece':8} {'ps':>6} {'settle':>6} {'seeds':>5} {'rate, 1/ps':>10} {'95 % interval':>23} "
+             f"{'evaluations':>11} {'CPU s':>8}  warnings"]  # fmt: skip
+    for (piece, ps, settle), runs in groups.items():
+        k = rates[piece] = pooled(runs)
+        evaluations, cpu = (sum(e[name] for e in runs) for name in ("energy_evaluations", "cpu_seconds"))
+        low, high = (f"{a:.4g}" for a in k.interval)
+        lines.append(
+            f"{piece:8} {ps:6g} {settle:6g} {len(runs):5} {k.value:10.4g} {f'{low} to {high}':>23} {evaluations:11.3g} "
+            f"{cpu:8.0f}  {sum(len(e['warnings']) for e in runs)}"
+        )
+    for kelvin in ("500", "300"):
+        pair = [rates.get(f"{method}@{kelvin}") for method in ("we", "md")]
+        if all(pair):
+            lines.append(f"{kelvin} K: {verdict(*pair)}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pieces", default=",".join(PIECES), help=f"of {', '.join(PIECES)}")
+    parser.add_argument(
+        "--picoseconds", help="of production, one for all pieces or one each; default: the methods' own"
+    )
+    parser.add_argument("--settle", type=float, help="ps before it; default: the methods' own")
+    parser.add_argument("--seeds", default="1,2,3,4")
+    parser.add_argument("--table", action="store_true", help="measure nothing")
+    given = parser.parse_args()
+    pieces = given.pieces.split(",")
+    budgets = [float(a) for a in given.picoseconds.split(",")] if given.picoseconds else [None]
+    budgets = budgets * len(pieces) if len(budgets) == 1 else budgets
+    if wrong := [p for p in pieces if p not in PIECES]:
+        parser.error(f"--pieces: got {wrong[0]}; allowed are {', '.join(PIECES)}")
+    if len(budgets) != len(pieces):
+        parser.error(f"--picoseconds: got {len(budgets)} for {len(pieces)} pieces; allowed is one, or one for each")
+    torch.set_num_threads(1)
+    results = Results(FILE, ("piece", "picoseconds", "settle", "seed"))
+    try:
+        for seed in (int(s) for s in given.seeds.split(",") if not given.table):
+            for piece, picoseconds in zip(pieces, budgets, strict=True):
+                measure(results, piece, picoseconds, given.settle, seed)
+    except Interrupted:
+        print("stopped after a checkpoint; the same command goes on from there")
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
