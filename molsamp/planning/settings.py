@@ -59,6 +59,6 @@ class Settings:
 PLANNERS = {
     "rrt": Settings(),
     "sst": Settings(near=0.2, sparse=0.1, improve=True),
-    "ditree": Settings(batch=16, eps=0.1, target_bias=0.0, metric="position"),
+    "ditree": Settings(batch=32, eps=0.1, target_bias=0.0, execute=16, metric="position"),
     "policy": Settings(batch=16, eps=0.0, target_bias=1.0, restart=62),  # 62 x 64 steps of 0.02 s: 80 s of driving
 }
