@@ -51,6 +51,29 @@ static double cpu_seconds()
     return now.tv_sec + 1e-9 * now.tv_nsec;
 }
 
+// States whose position is uniform in given cells, as that of our own trees' samples.
+class Cells : public ob::RealVectorStateSampler
+{
+public:
+    Cells(const ob::StateSpace *space, const double *corners, int n, double side)
+      : RealVectorStateSampler(space), corners_(corners), n_(n), side_(side)
+    {
+    }
+
+    void sampleUniform(ob::State *state) override
+    {
+        RealVectorStateSampler::sampleUniform(state);
+        const double *corner = corners_ + 2 * rng_.uniformInt(0, n_ - 1);
+        values(state)[0] = corner[0] + side_ * rng_.uniform01();
+        values(state)[1] = corner[1] + side_ * rng_.uniform01();
+    }
+
+private:
+    const double *corners_;
+    int n_;
+    double side_;
+};
+
 class Disc : public ob::GoalSampleableRegion
 {
 public:
@@ -82,10 +105,12 @@ private:
     ob::StateSamplerPtr sampler_;
 };
 
-// Pieces of the path, (u1, u2, seconds) each, or -1 where none was found; told[0] counts steps of the dynamics.
+// Pieces of the path, (u1, u2, seconds) each, or -1 where none was found; told[0] counts steps of the dynamics. States
+// are drawn in the bounds, or, where `cells` is not 0, in that many square cells.
 extern "C" int plan(int sst, unsigned seed, Step step, double *told, const bool *blocked, int dimension,
                     const double *low, const double *high, const double *start, const double *goal, const double *rate,
-                    const Limits *limits, Report *report, int capacity, double *path)
+                    int cells, const double *corners, double side, const Limits *limits, Report *report, int capacity,
+                    double *path)
 {
     ompl::msg::noOutputHandler();
     ompl::RNG::setSeed(seed);
@@ -94,6 +119,9 @@ extern "C" int plan(int sst, unsigned seed, Step step, double *told, const bool 
     bounds.low.assign(low, low + dimension);
     bounds.high.assign(high, high + dimension);
     space->setBounds(bounds);
+    if (cells)
+        space->setStateSamplerAllocator(
+            [=](const ob::StateSpace *of) { return std::make_shared<Cells>(of, corners, cells, side); });
     auto controls = std::make_shared<oc::RealVectorControlSpace>(space, 2);
     for (int i = 0; i < 2; ++i)
     {

@@ -5,6 +5,10 @@ through a Python function in the one case, by its address in the other. An OMPL 
 (weighted positions and speeds, the heading as cosine and sine), so that OMPL's own Euclidean distance is the metric of
 ours; a state that touches a wall is marked by the kernel, and the validity check only reads the mark.
 
+OMPL draws states in the box that holds the world, walls included; our trees draw them in cells that can be reached.
+"in cells" is OMPL with our draw, so that what the draw does can be told from what the planner does. Other differences
+are OMPL's own: an edge is kept up to the wall it touches, and the goal is looked for at ends of edges only.
+
 The wheel (ompl 2.0.1) lists control.SST without a constructor, so SST is compared in C++ alone, with Debian's
 libompl-dev 1.5.2: `available` says what is missing where it is not there.
 """
@@ -17,7 +21,7 @@ import math
 import shutil
 import subprocess
 import time
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
@@ -39,7 +43,7 @@ SELECTION, PRUNING = PLANNERS["sst"].near, PLANNERS["sst"].sparse
 SOURCE, BUILD = ROOT / "benchmarks" / "ompl_cpp.cpp", ROOT / "build"
 INCLUDE = (Path("/usr/include/ompl-1.5"), Path("/usr/include/eigen3"))
 PIECES = 100_000  # of a path, at most
-NAMES = ("ompl python rrt", "ompl c++ rrt", "ompl c++ sst")
+NAMES = ("ompl python rrt", "ompl c++ rrt", "ompl c++ rrt in cells", "ompl c++ sst")
 
 # What the kernel must know lies in one array, so that it can be passed by its address. facts = (steps done, rows,
 # columns, cells to look at, margin, dt); the last four are the kernel's scratch.
@@ -102,7 +106,7 @@ def hold_python(told, blocked, x, y, a, b, v, D, delta, u1, u2):
 _NUMBERS = types.CPointer(types.float64)
 
 
-@cfunc(types.void(_NUMBERS, types.CPointer(types.boolean), _NUMBERS, _NUMBERS, _NUMBERS), nopython=True)
+@cfunc(types.void(_NUMBERS, types.CPointer(types.boolean), _NUMBERS, _NUMBERS, _NUMBERS))
 def hold_address(told, blocked, f, u, out):
     """`hold` on addresses."""
     facts = carray(told, END)
@@ -174,8 +178,8 @@ def tried(name: str, problem: Problem, seed: int, cpu_seconds: float, steps: int
     """
     _compile()
     work = task(problem)
-    planner = _python if name == NAMES[0] else _cpp
-    pieces, seconds, edges, nodes = planner(work, problem, name.endswith("sst"), seed + 1, cpu_seconds, steps)
+    planner = _python if name == NAMES[0] else partial(_cpp, sst=name.endswith("sst"), in_cells=name.endswith("cells"))
+    pieces, seconds, edges, nodes = planner(work, problem, seed + 1, cpu_seconds, steps)
     driven = None if pieces is None else replay(problem, pieces)
     return Tried(driven, seconds, edges, int(work.told[FACTS]), nodes)
 
@@ -203,7 +207,7 @@ def replay(problem: Problem, pieces: np.ndarray) -> Plan:
 
 
 def _python(
-    work: Task, problem: Problem, sst: bool, seed: int, cpu_seconds: float, steps: int
+    work: Task, problem: Problem, seed: int, cpu_seconds: float, steps: int
 ) -> tuple[np.ndarray | None, float, int, int]:
     """OMPL's wheel."""
     from ompl import base, control, util
@@ -309,7 +313,7 @@ def library() -> ctypes.CDLL:
 
 
 def _cpp(
-    work: Task, problem: Problem, sst: bool, seed: int, cpu_seconds: float, steps: int
+    work: Task, problem: Problem, seed: int, cpu_seconds: float, steps: int, sst: bool, in_cells: bool
 ) -> tuple[np.ndarray | None, float, int, int]:
     """OMPL's C++ library."""
     limits = _Limits(
@@ -320,10 +324,12 @@ def _cpp(
     def at(array: np.ndarray) -> ctypes.c_void_p:
         return ctypes.c_void_p(array.ctypes.data)
 
-    rate = work.told[RATE:LOW]
+    rate, world = work.told[RATE:LOW], problem.world
+    corners = np.ascontiguousarray(world.cell * problem.reachable.flip(-1).double())  # of a world at the origin
     pieces = library().plan(
         int(sst), seed, ctypes.c_void_p(hold_address.address), at(work.told), at(work.blocked), len(work.start),
         at(work.low), at(work.high), at(work.start), at(work.goal), at(rate),
+        len(corners) if in_cells else 0, at(corners), ctypes.c_double(world.cell),
         ctypes.byref(limits), ctypes.byref(report), PIECES, at(path),
     )  # fmt: skip
     if pieces > PIECES:

@@ -22,6 +22,10 @@ SECONDS, STEPS = 20.0, 2_000_000  # limits of a run
 WITHIN = (10_000, 100_000, 1_000_000, STEPS)
 SUITES = {"maze": "maze", "boxes": "boxes", "corridor": "corridor", "medium": "layouts", "u-maze": "layouts"}
 RESAMPLES, LEVEL = 2000, 0.05
+TIMES = {
+    "ompl python rrt": 3.0,
+    **dict.fromkeys(("ompl c++ rrt", "ompl c++ rrt in cells", "ompl c++ sst", "rrt", "sst")),
+}
 COLUMNS = ("cpu_seconds", "edges", "steps", "calls", "nodes", "length_ratio", "effort")
 HEAD = (
     f"{'planner':40} {'runs':>4} {'success % [95 %]':>18} {'late':>4} {'time s':>7} {'edges':>8} {'steps':>9} "
@@ -36,11 +40,15 @@ class Runs(NamedTuple):
     solved: Tensor
     of: dict[str, Tensor]
 
-    def part(self, keep: Callable[[tuple[str, int]], bool]) -> Runs:
-        """Those of some problems."""
-        rows = torch.tensor([i for i, p in enumerate(self.problems) if keep(p)], dtype=torch.int64)
-        chosen = {name: column[rows] for name, column in self.of.items()}
-        return Runs([p for p in self.problems if keep(p)], self.solved[rows], chosen)
+    def at(self, rows: list[int]) -> Runs:
+        """Those of some problems, by number."""
+        chosen = torch.tensor(rows, dtype=torch.int64)
+        of = {name: column[chosen] for name, column in self.of.items()}
+        return Runs([self.problems[i] for i in rows], self.solved[chosen], of)
+
+    def suite(self, name: str) -> Runs:
+        """Those of a suite."""
+        return self.at([i for i, (family, _) in enumerate(self.problems) if SUITES[family] == name])
 
     @property
     def seconds(self) -> Tensor:
@@ -65,12 +73,7 @@ def runs(entries: list[dict]) -> Runs:
 def paired(a: Runs, b: Runs) -> tuple[Runs, Runs]:
     """The problems that both were given, in one order."""
     both = sorted(set(a.problems) & set(b.problems))
-
-    def ordered(r: Runs) -> Runs:
-        rows = torch.tensor([r.problems.index(p) for p in both], dtype=torch.int64)
-        return Runs(both, r.solved[rows], {name: column[rows] for name, column in r.of.items()})
-
-    return ordered(a), ordered(b)
+    return a.at([a.problems.index(p) for p in both]), b.at([b.problems.index(p) for p in both])
 
 
 def bootstrap(statistic: Callable[..., Tensor], *columns: Tensor) -> Estimate:
@@ -93,6 +96,11 @@ def median(a: Tensor) -> Tensor:
 def gain(a: Tensor, b: Tensor) -> Tensor:
     """Points of success that a is ahead of b."""
     return 100.0 * (a.double().mean(-1) - b.double().mean(-1))
+
+
+def less(a: Tensor, b: Tensor) -> Tensor:
+    """How many times less a's median is than b's."""
+    return median(b) / median(a)
 
 
 def mcnemar(a: Tensor, b: Tensor) -> float:
@@ -141,7 +149,7 @@ def table(entries: list[dict]) -> str:
     for car, planners in grouped([e for e in entries if e["set"] == "test"]).items():
         for suite in dict.fromkeys(SUITES.values()):
             lines += ["", f"{car} car, {suite}", HEAD]
-            parts = {name: r.part(lambda p, suite=suite: SUITES[p[0]] == suite) for name, r in planners.items()}
+            parts = {name: r.suite(suite) for name, r in planners.items()}
             lines += [line(name, r) for name, r in parts.items() if r.problems]
         lines += ["", f"{car} car, all", HEAD, *(line(name, r) for name, r in planners.items())]
         lines += ["", f"{car} car, compared", *compared(car, planners)]
@@ -175,10 +183,10 @@ def compared(car: str, planners: dict[str, Runs]) -> list[str]:
         lines.append(f"ditree minus the policy alone: {ahead} points{wanted}")
     length = bootstrap(median, ours.of["length_ratio"])
     lines.append(f"length over grid distance: ditree {length}, to be <= 1.5: {verdict(length.value <= 1.5)}")
-    for name, least in {"ompl python rrt": 3.0, "ompl c++ rrt": None, "ompl c++ sst": None, "rrt": None}.items():
+    for name, least in TIMES.items():
         if name in planners:
             a, b = paired(ours, planners[name])
-            ratio = bootstrap(lambda x, y: median(y) / median(x), a.seconds, b.seconds)
+            ratio = bootstrap(less, a.seconds, b.seconds)
             wanted = "" if least is None else f", to be >= {least:g}: {verdict(ratio.value >= least)}"
             lines.append(f"median time to a plan, {name} / ditree: {ratio}{wanted}")
     return lines
@@ -194,15 +202,15 @@ def against_uniform(car: str, a: Runs, b: Runs) -> list[str]:
         told += f"{100 * float(y.double().mean()):.0f} %: {ahead} points, p = {mcnemar(x, y):.2g}"
         lines.append(told + (f", to be >= 30: {verdict(ahead.value >= 30)}" if car == "hard" else ""))
     for suite in dict.fromkeys(SUITES[family] for family, _ in a.problems):
-        s, t = (r.part(lambda p, suite=suite: SUITES[p[0]] == suite) for r in (a, b))
+        s, t = a.suite(suite), b.suite(suite)
         worse = {steps: mcnemar(t.within(steps), s.within(steps)) for steps in WITHIN}
         points = {steps: float(gain(s.within(steps).flatten(), t.within(steps).flatten())) for steps in WITHIN}
         told = ", ".join(f"{points[n]:+.0f} (p {p:.2g})" for n, p in worse.items())
         fine = verdict(min(worse.values()) > LEVEL)
         lines.append(f"  {suite}: points at these steps (p of no more than chance below): {told}; not below: {fine}")
-    edges = bootstrap(lambda x, y: median(y) / median(x), a.of["edges"], b.of["edges"])
+    edges = bootstrap(less, a.of["edges"], b.of["edges"])
     lines.append(f"median edges, rrt / ditree: {edges}, to be >= 10: {verdict(edges.value >= 10)}")
-    lengths = bootstrap(lambda x, y: median(y) / median(x), a.of["length_ratio"], b.of["length_ratio"])
+    lengths = bootstrap(less, a.of["length_ratio"], b.of["length_ratio"])
     own = bootstrap(median, b.of["length_ratio"])
     lines.append(f"median length over grid distance, rrt / ditree: {lengths}; rrt {own}")
     return lines
