@@ -44,7 +44,7 @@ ENGINE = ("trees", "columns", "neighbours", "kd", "witnesses", "noise")
 MOTION = ("kernels", "vehicles", "worlds", "generators", "problems")
 GROWTH = ("planners", "settings", "edges", "samplers")
 THEIRS = (
-    *(f"molsamp/planning/{name}.py" for name in MOTION),
+    *(f"molsamp/planning/{name}.py" for name in (*MOTION, "settings")),  # SST's radii are ours
     *("benchmarks/ompl_planners.py", "benchmarks/ompl_cpp.cpp"),
 )
 UNIFORM = (*(f"molsamp/engine/{name}.py" for name in ENGINE), *(f"molsamp/planning/{n}.py" for n in (*MOTION, *GROWTH)))
