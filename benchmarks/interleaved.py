@@ -73,9 +73,10 @@ class Results:
 
 def code_version(*places: str) -> str:
     """Hash of the files, and of the folders' code, settings and structures, that a figure exercises."""
-    files = sorted(f for d in map(ROOT.joinpath, places) for f in ([d] if d.is_file() else d.rglob("*")))
-    known = (f for f in files if f.suffix in {".py", ".toml", ".pdb"})
-    return hashlib.sha256(b"".join(f.read_bytes() for f in known)).hexdigest()[:12]
+    files: list[Path] = []
+    for place in map(ROOT.joinpath, places):
+        files += [f for f in place.rglob("*") if f.suffix in {".py", ".toml", ".pdb"}] if place.is_dir() else [place]
+    return hashlib.sha256(b"".join(f.read_bytes() for f in sorted(files))).hexdigest()[:12]
 
 
 def commit() -> str:
