@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from molsamp.engine.dynamics import Dynamics
@@ -27,7 +27,7 @@ BELOW_ONE = 1.0 - 2.0**-53
 
 
 def resample(
-    p: Particles, noise: Noise, step: int, *, scheme: Scheme = "systematic", below: float = 0.5
+    p: Particles, noise: Noise, step: int, *, scheme: Scheme = "systematic", below: float = 0.5, groups: int = 1
 ) -> tuple[Particles, Int[Tensor, " n"]]:
     """Draw n particles with expected multiplicities n w_i / sum w, if ESS < below x n.
 
@@ -42,26 +42,41 @@ def resample(
         scheme: systematic (one uniform for all), stratified (one per stratum), multinomial (independent),
             residual (whole parts of n w for certain, multinomial for the rest).
         below: threshold as a share of n; above 1 resamples always.
+        groups: populations of equal size that lie one after the other, each resampled within itself, or not.
 
     Returns:
         (particles sorted by ancestor, index of each one's ancestor). A population whose ESS is high enough, or
         which has no positive weight at all, comes back as it is.
 
     Raises:
-        ValueError: for an unknown scheme.
+        ValueError: for an unknown scheme, or groups that do not divide the particles.
 
     Source: Douc, Cappe, Moulines, "Comparison of resampling schemes for particle filtering", ISPA 2005.
     """
     if scheme not in get_args(Scheme):
         raise ValueError(f"resampling scheme {scheme!r} is not one of {', '.join(get_args(Scheme))}")
-    logw = live_weights(p)
+    logw, draws = live_weights(p), noise.child("resample")
     everyone = torch.arange(len(p), device=p.x.device)
-    if ess(logw) == 0.0 or ess(logw) >= below * len(p):
+    ancestors, carried = everyone.clone(), p.logw.clone()
+    for slots, own in zip(grouped(everyone, groups), grouped(logw, groups), strict=True):
+        if 0.0 < ess(own) < below * len(own):
+            w = torch.exp(own - own.max()).cpu()
+            ancestors[slots] = slots[0] + _draw(w, draws, step, scheme, slots.cpu()).to(slots)
+            carried[slots] = log_mean_exp(own)[0]
+    if torch.equal(carried, p.logw) and torch.equal(ancestors, everyone):
         return p, everyone
-    w = torch.exp(logw - logw.max()).cpu()
-    ancestors = _draw(w, noise.child("resample"), step, scheme).to(p.x.device)
-    mean = torch.full_like(p.logw, log_mean_exp(logw)[0])
-    return p.take(ancestors).evolve(logw=mean, ids=_clone_ids(p.ids, ancestors)), ancestors
+    return p.take(ancestors).evolve(logw=carried, ids=_clone_ids(p.ids, ancestors)), ancestors
+
+
+def grouped(a: Shaped[Tensor, " n"], groups: int) -> Shaped[Tensor, "groups m"]:
+    """One row a population.
+
+    Raises:
+        ValueError: for groups that do not divide n.
+    """
+    if groups < 1 or len(a) % groups:
+        raise ValueError(f"{len(a)} particles do not make {groups} groups of equal size")
+    return a.view(groups, -1)
 
 
 def live_weights(p: Particles) -> Float[Tensor, " n"]:
@@ -81,6 +96,7 @@ def smc(
     every: int = 1,
     scheme: Scheme = "systematic",
     below: float = 0.5,
+    groups: int = 1,
     watch: Callable[[int, Path], None] | None = None,
     each: Callable[[int, Path, Particles, Tensor], None] | None = None,
 ) -> tuple[Particles, float]:
@@ -95,17 +111,17 @@ def smc(
             particle that gets NaN or +inf is marked DIVERGED.
         noise: for the dynamics and, in its stream "resample", for the resampling.
         every: rows a segment; the last one may be shorter.
-        scheme, below: as in `resample`. The last segment is not resampled.
+        scheme, below, groups: as in `resample`. The last segment is not resampled.
         watch: observer called ahead of the potential with (k, the segment that ends at times[k]); with it segments
             are saved at every row, so that a potential may depend on all of their frames.
         each: observer called after every segment with (k, segment, weighted particles at times[k], index of the
             ancestor that each particle of the next segment has among them).
 
     Returns:
-        (weighted particles at times[-1], log of their mean weight; -inf once every weight is zero).
+        (weighted particles at times[-1], log of their mean weight over all groups; -inf once every weight is zero).
 
     Raises:
-        ValueError: for `every` below 1.
+        ValueError: for `every` below 1, or a potential of another shape, which names the row.
     """
     if every < 1:
         raise ValueError(f"every={every}: a segment has at least one row")
@@ -126,11 +142,11 @@ def smc(
         p, memory = segment.final, segment.memory
         if watch is not None:
             watch(last, segment)
-        cloud = p = _weigh(p, potential(last, p))
+        cloud = p = _weigh(p, potential(last, p), last)
         ancestors = torch.arange(len(p), device=p.x.device)
         if last < len(table):
-            p, ancestors = resample(p, noise, last, scheme=scheme, below=below)
-            memory = _take(memory, ancestors)
+            p, ancestors = resample(p, noise, last, scheme=scheme, below=below, groups=groups)
+            memory = remembered(memory, ancestors)
         if each is not None:
             each(last, segment, cloud, ancestors)
     return p, log_mean_exp(live_weights(p))[0]
@@ -146,19 +162,27 @@ class _Rows:
         return self.table
 
 
-def _weigh(p: Particles, increment: Tensor) -> Particles:
+def _weigh(p: Particles, increment: Tensor, row: int) -> Particles:
+    if increment.shape != p.logw.shape:
+        raise ValueError(
+            f"the potential after row {row} has shape {tuple(increment.shape)}, allowed is one number for each of "
+            f"{len(p)} particles"
+        )
     logw = p.logw + increment.to(p.logw)
     lost = (p.status == Status.OK) & ~(logw < torch.inf)
     return p.evolve(logw=logw, status=torch.where(lost, torch.full_like(p.status, Status.DIVERGED), p.status))
 
 
-def _take(memory: Memory, ancestors: Tensor) -> Memory:
+def remembered(memory: Memory, ancestors: Int[Tensor, " n"]) -> Memory:
+    """What the particles at `ancestors` remember."""
     held = None if memory.held is None else memory.held[ancestors]
     return Memory(tuple(g[ancestors] for g in memory.history), held)
 
 
-def _draw(w: Float[Tensor, " n"], noise: Noise, step: int, scheme: Scheme) -> Int[Tensor, " n"]:
-    """Ancestors in rising order for weights w >= 0."""
+def _draw(
+    w: Float[Tensor, " n"], noise: Noise, step: int, scheme: Scheme, keys: Int[Tensor, " n"]
+) -> Int[Tensor, " n"]:
+    """Ancestors in rising order for weights w >= 0; `keys` are those of the uniforms."""
     n = len(w)
     slots = torch.arange(n)
     if scheme == "residual":
@@ -166,11 +190,11 @@ def _draw(w: Float[Tensor, " n"], noise: Noise, step: int, scheme: Scheme) -> In
         whole = expected.floor()
         rest = n - int(whole.sum())
         certain = torch.repeat_interleave(slots, whole.long())
-        drawn = _invert(expected - whole, noise.uniform(step, slots)[:rest])
+        drawn = _invert(expected - whole, noise.uniform(step, keys)[:rest])
         return torch.cat([certain, drawn]).sort().values
     if scheme == "multinomial":
-        return _invert(w, noise.uniform(step, slots).sort().values)
-    u = noise.uniform(step, slots[:1] if scheme == "systematic" else slots)
+        return _invert(w, noise.uniform(step, keys).sort().values)
+    u = noise.uniform(step, keys[:1] if scheme == "systematic" else keys)
     return _invert(w, (slots + u) / n)
 
 
