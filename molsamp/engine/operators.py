@@ -335,7 +335,8 @@ class Radon:
     def __init__(self, size: int, angles: Float[Tensor, " views"], lines: int | None = None):
         self.size, self.angles, self.lines = size, angles.double(), size if lines is None else lines
         self.domain, self.image = (size, size), (len(angles), self.lines)
-        self.matrix, self._copies = self._build(), {}
+        self.matrix = self._build()
+        self._copies: dict[tuple[torch.device, torch.dtype, bool], Tensor] = {}
 
     def _build(self) -> Tensor:
         half, reach = 0.5 * (self.size - 1), math.ceil(self.size / math.sqrt(2.0))

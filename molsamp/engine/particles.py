@@ -17,7 +17,7 @@ from torch import Tensor
 
 from molsamp.engine.dynamics import Dynamics
 from molsamp.engine.integrators import Integrator, Table
-from molsamp.engine.measures import ess, log_mean_exp
+from molsamp.engine.measures import log_mean_exp
 from molsamp.engine.noise import Noise
 from molsamp.engine.rollout import rollout
 from molsamp.engine.state import Memory, Particles, Path, Status
@@ -55,16 +55,18 @@ def resample(
     """
     if scheme not in get_args(Scheme):
         raise ValueError(f"resampling scheme {scheme!r} is not one of {', '.join(get_args(Scheme))}")
-    logw, draws = live_weights(p), noise.child("resample")
-    everyone = torch.arange(len(p), device=p.x.device)
-    ancestors, carried = everyone.clone(), p.logw.clone()
-    for slots, own in zip(grouped(everyone, groups), grouped(logw, groups), strict=True):
-        if 0.0 < ess(own) < below * len(own):
-            w = torch.exp(own - own.max()).cpu()
-            ancestors[slots] = slots[0] + _draw(w, draws, step, scheme, slots.cpu()).to(slots)
-            carried[slots] = log_mean_exp(own)[0]
-    if torch.equal(carried, p.logw) and torch.equal(ancestors, everyone):
-        return p, everyone
+    slots = torch.arange(len(p), device=p.x.device)
+    logw = grouped(live_weights(p), groups)
+    effective = sizes(logw)
+    few = (effective > 0.0) & (effective < below * logw.shape[1])
+    if not bool(few.any()):
+        return p, slots
+    w = torch.exp(logw[few] - logw[few].amax(1, keepdim=True)).cpu()
+    own = grouped(slots, groups)[few]
+    drawn = own[:, :1] + _draw(w, noise.child("resample"), step, scheme, own.cpu()).to(own)
+    mean = logw.new_tensor([log_mean_exp(a)[0] for a in logw[few]])
+    ancestors = slots.index_put((own.flatten(),), drawn.flatten())
+    carried = p.logw.index_put((own.flatten(),), mean.repeat_interleave(own.shape[1]))
     return p.take(ancestors).evolve(logw=carried, ids=_clone_ids(p.ids, ancestors)), ancestors
 
 
@@ -77,6 +79,13 @@ def grouped(a: Shaped[Tensor, " n"], groups: int) -> Shaped[Tensor, "groups m"]:
     if groups < 1 or len(a) % groups:
         raise ValueError(f"{len(a)} particles do not make {groups} groups of equal size")
     return a.view(groups, -1)
+
+
+def sizes(logw: Float[Tensor, "groups m"]) -> Float[Tensor, " groups"]:
+    """Kish's effective sample size of every population, see `measures.ess`."""
+    top = logw.amax(1, keepdim=True)
+    w = torch.exp(logw - torch.where(top > -torch.inf, top, 0.0))
+    return w.sum(1) ** 2 / (w**2).sum(1).clamp(min=torch.finfo(w.dtype).tiny)
 
 
 def live_weights(p: Particles) -> Float[Tensor, " n"]:
@@ -180,31 +189,34 @@ def remembered(memory: Memory, ancestors: Int[Tensor, " n"]) -> Memory:
 
 
 def _draw(
-    w: Float[Tensor, " n"], noise: Noise, step: int, scheme: Scheme, keys: Int[Tensor, " n"]
-) -> Int[Tensor, " n"]:
-    """Ancestors in rising order for weights w >= 0; `keys` are those of the uniforms."""
-    n = len(w)
-    slots = torch.arange(n)
-    if scheme == "residual":
-        expected = n * w / w.sum()  # in this order n equal weights give exactly 1
-        whole = expected.floor()
-        rest = n - int(whole.sum())
-        certain = torch.repeat_interleave(slots, whole.long())
-        drawn = _invert(expected - whole, noise.uniform(step, keys)[:rest])
-        return torch.cat([certain, drawn]).sort().values
+    w: Float[Tensor, "g m"], noise: Noise, step: int, scheme: Scheme, keys: Int[Tensor, "g m"]
+) -> Int[Tensor, "g m"]:
+    """Ancestors of every population in rising order for weights w >= 0; `keys` are those of the uniforms."""
+    m = w.shape[1]
+    slots = torch.arange(m)
+    if scheme == "systematic":
+        return _invert(w, (slots + noise.uniform(step, keys[:, 0])[:, None]) / m)
+    u = noise.uniform(step, keys.flatten()).view_as(w)
+    if scheme == "stratified":
+        return _invert(w, (slots + u) / m)
     if scheme == "multinomial":
-        return _invert(w, noise.uniform(step, keys).sort().values)
-    u = noise.uniform(step, keys[:1] if scheme == "systematic" else keys)
-    return _invert(w, (slots + u) / n)
+        return _invert(w, u.sort(1).values)
+    expected = m * w / w.sum(1, keepdim=True)  # in this order m equal weights give exactly 1
+    whole = expected.floor()
+    drawn = []
+    for certain, left, own in zip(whole, expected - whole, u, strict=True):
+        rest = _invert(left[None], own[None, : m - int(certain.sum())])[0]
+        drawn.append(torch.cat([torch.repeat_interleave(slots, certain.long()), rest]).sort().values)
+    return torch.stack(drawn)
 
 
-def _invert(w: Float[Tensor, " n"], u: Float[Tensor, " m"]) -> Int[Tensor, " m"]:
+def _invert(w: Float[Tensor, "g m"], u: Float[Tensor, "g k"]) -> Int[Tensor, "g k"]:
     """First index whose cumulative weight exceeds u: a zero weight adds nothing to exceed and is never found.
 
     The cumulative weights end at exactly 1 and u is kept below it, so that rounding cannot point past the end.
     """
-    edges = w.cumsum(0)
-    return torch.searchsorted(edges / edges[-1], u.clamp(max=BELOW_ONE), right=True)
+    edges = w.cumsum(1)
+    return torch.searchsorted(edges / edges[:, -1:], u.clamp(max=BELOW_ONE), right=True)
 
 
 def _clone_ids(ids: Int[Tensor, " n"], ancestors: Int[Tensor, " n"]) -> Int[Tensor, " n"]:

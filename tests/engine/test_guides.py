@@ -1,5 +1,7 @@
 """Guides in every solver's table: nothing changes without one, two fields, memories, densities, resampling."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -104,7 +106,7 @@ def test_an_aim_that_the_noise_is_measured_from_is_another_denoiser(name):
 def test_aim_and_direction_enter_as_written(eta):
     """DDIM by hand: x' = alpha' (D + d) + sqrt(sigma'^2 - N^2) (x - alpha D) / sigma + N z, eq. 12 and 16."""
     d, x, ids = torch.tensor([0.3, -0.2], dtype=F64), START.x, START.ids
-    for k, (s, t) in enumerate(zip(TIMES[:-1], TIMES[1:], strict=True)):
+    for k, (s, t) in enumerate(pairwise(TIMES)):
         a_s, s_s, a_t, s_t = SCHEDULE.alpha(s), SCHEDULE.sigma(s), SCHEDULE.alpha(t), SCHEDULE.sigma(t)
         N = eta * s_t / s_s * (1.0 - (a_s / a_t) ** 2) ** 0.5
         D = SDE.denoise(x, s)
