@@ -370,3 +370,46 @@ class Radon:
     def adjoint(self, y: Image) -> Batch:
         """Back-projection without a filter: the transpose."""
         return (self._on(y, True) @ y.flatten(1).T).T.reshape(len(y), *self.domain)
+
+
+@dataclass(frozen=True)
+class Channels:
+    """An operator on complex pictures, for models whose first two channels are the real and the imaginary part.
+
+    Args:
+        of: what acts on Re + i Im.
+
+    Raises:
+        ValueError: for an operator on real pictures.
+    """
+
+    of: Operator
+    domain_complex = False
+
+    def __post_init__(self):
+        if not self.of.domain_complex:
+            raise ValueError(f"{type(self.of).__name__} acts on real pictures, they have no imaginary channel")
+
+    @property
+    def image_complex(self) -> bool:  # type: ignore[override]
+        """As the operator's."""
+        return self.of.image_complex
+
+    @property
+    def domain(self) -> tuple[int, ...]:
+        """(2, ..)."""
+        return (2, *self.of.domain)
+
+    @property
+    def image(self) -> tuple[int, ...]:
+        """The operator's."""
+        return self.of.image
+
+    def __call__(self, x: Batch) -> Image:
+        """A (x_0 + i x_1)."""
+        return self.of(torch.complex(x[:, 0], x[:, 1]))
+
+    def adjoint(self, y: Image) -> Batch:
+        """Real and imaginary part of A^H y."""
+        x = self.of.adjoint(y)
+        return torch.stack([x.real, x.imag], 1)
