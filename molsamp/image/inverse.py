@@ -188,6 +188,8 @@ class Isotropic:
 class Jacobian:
     """V = (sigma^2 / alpha) dD/dx, exact for an exact denoiser; one pass back through the network for every V v.
 
+    That of a trained network need not be positive, upon which conjugate gradients refuse.
+
     Args:
         denoise: (x, t) -> D.
 
