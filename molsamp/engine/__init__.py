@@ -27,7 +27,7 @@ from molsamp.engine.rollout import residuals, rollout
 from molsamp.engine.schedules import EDM, VP, Cosine, Discrete, Flow, MeanReverting
 from molsamp.engine.singlestep import DPMSolver, RungeKutta
 from molsamp.engine.state import Particles, Path, Status
-from molsamp.engine.steering import foreseen, steer, unforeseen
+from molsamp.engine.steering import annealed, foreseen, steer, unforeseen
 from molsamp.engine.trees import Tree
 from molsamp.engine.witnesses import Witnesses
 
@@ -66,6 +66,7 @@ __all__ = [
     "Tree",
     "Underdamped",
     "Witnesses",
+    "annealed",
     "centred",
     "check_adjoint",
     "conjugate_gradients",

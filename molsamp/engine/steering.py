@@ -54,7 +54,7 @@ def steer(
     reward: Reward,
     *,
     noise: Noise,
-    value: Value | None = None,
+    value: Value,
     kind: Kind = "difference",
     every: int = 1,
     scheme: Scheme = "systematic",
@@ -69,8 +69,8 @@ def steer(
     Args:
         dyn, integrator, start, times, noise: as in `rollout`; molecules, vehicles and pictures alike.
         reward: x (n, *event) -> log tilt of each at the end, nats; -inf forbids. It need not be differentiable.
-        value: (t, particles) -> what log tilt each may expect, nats, at boundaries before the end; `foreseen` and
-            `unforeseen` make one. By default the reward of x as it is.
+        value: (t, particles) -> what log tilt each may expect, nats, at boundaries before the end; `foreseen`,
+            `annealed` and `unforeseen` make one. Any is right; one that promises too much kills those who would arrive.
         kind: of potential, as above.
         every: rows between boundaries.
         scheme, below: as in `resample`.
@@ -134,6 +134,14 @@ def foreseen(dyn: LinearSDE, reward: Reward) -> Value:
     return lambda t, p: reward(dyn.denoise(p.x, t))
 
 
+def annealed(reward: Reward, first: float, last: float) -> Value:
+    """(t - first) / (last - first) reward(x): a walker that may still move is not yet judged by where it is.
+
+    For rewards that are wide against how far a walker goes; a narrow one asks for what may be expected.
+    """
+    return lambda t, p: (t - first) / (last - first) * reward(p.x)
+
+
 def unforeseen(t: float, p: Particles) -> Float[Tensor, " n"]:
     """Nothing is expected: all weight comes at the end, plain importance sampling."""
     return torch.zeros_like(p.logw)
@@ -142,9 +150,8 @@ def unforeseen(t: float, p: Particles) -> Float[Tensor, " n"]:
 class _Steering:
     """The reward's potential with what it carries of every particle, and the record of the populations."""
 
-    def __init__(self, start: Particles, times: Sequence[float], reward: Reward, value: Value | None, kind, groups):
-        self.times, self.reward, self.kind, self.groups = times, reward, kind, groups
-        self.value: Value = (lambda t, p: reward(p.x)) if value is None else value
+    def __init__(self, start: Particles, times: Sequence[float], reward: Reward, value: Value, kind, groups):
+        self.times, self.reward, self.value, self.kind, self.groups = times, reward, value, kind, groups
         self.spent = torch.zeros_like(start.logw)  # log potentials of the path so far
         self.tally = torch.full_like(start.logw, -torch.inf if kind == "max" else 0.0)
         self.last = start

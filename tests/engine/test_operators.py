@@ -187,6 +187,16 @@ def test_converges_to_the_dense_solution(complex_numbers):
     assert float(error(x, solution).max()) < 1e-12 and float(left.max()) < 1e-12
 
 
+@pytest.mark.parametrize("complex_numbers", [True, False])
+def test_as_many_steps_as_unknowns_are_enough(complex_numbers):
+    """10 unknowns: 1e-3 or more is left after 8 steps of 10, less than 1e-8 after all: what only conjugate directions
+    do.
+    """
+    H, b, solution = systems(d=10, complex_numbers=complex_numbers, condition=100.0)
+    assert float(error(solve(H, b, 8)[0], solution).min()) > 1e-3
+    assert float(error(solve(H, b, 10)[0], solution).max()) < 1e-8
+
+
 def unconjugated(H, b, steps):
     """As public code has it: r^T r without conjugation."""
     x, r = torch.zeros_like(b), b

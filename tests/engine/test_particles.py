@@ -164,6 +164,7 @@ def test_groups_draw_different_uniforms():
     """Forty groups of the same weights: their offspring differ, and have the mean n w within 5 standard errors."""
     _, ancestors = resample(population(WEIGHTS.repeat(40)), Noise(0), 4, below=ALWAYS, groups=40)
     n_k = torch.stack([torch.bincount(a % 8, minlength=8) for a in ancestors.view(40, 8)]).double()
+    assert torch.equal(ancestors // 8, torch.arange(320) // 8)
     assert len(n_k.unique(dim=0)) > 5
     assert ((n_k.mean(0) - 8 * WEIGHTS).abs() < 5.0 * n_k.std(0) / 40**0.5 + 0.1).all()
 

@@ -17,15 +17,18 @@ from molsamp.engine import (
     Overdamped,
     Particles,
     Underdamped,
+    log_prob,
     particles,
+    rollout,
     time_grid,
 )
 from molsamp.engine.closed_forms import Harmonic, ornstein_uhlenbeck, oscillator
-from molsamp.engine.exponential import DDIM
+from molsamp.engine.exponential import DDIM, DPMSolverPP2M
 from molsamp.engine.guides import Guided
 from molsamp.engine.integrators import Evaluate, Line, Row
 from molsamp.engine.measures import log_mean_exp
-from molsamp.engine.steering import Collapse, Extinct, foreseen, steer, unforeseen
+from molsamp.engine.state import Memory
+from molsamp.engine.steering import Collapse, Extinct, annealed, foreseen, steer, unforeseen
 
 F64 = torch.float64
 KINDS = ("difference", "max", "sum")
@@ -223,6 +226,49 @@ def test_a_guided_proposal_is_corrected(truth):
     assert abs(deviation(ratios(run(16, 750, integrator=guided), truth[0]))[0]) > 10.0
 
 
+def test_the_correction_is_the_ratio_of_densities():
+    """sum log_prob under the base less that under the guided rows, of every path, to 1e-9."""
+    integrator, start = Guided(DDIM(1.0), Pushing()), starts(8)
+    found = steer(
+        SDE,
+        integrator,
+        start,
+        TIMES,
+        lambda x: 0.0 * x[:, 0],
+        noise=Noise(0),
+        value=unforeseen,
+        every=5,
+        below=0.0,
+        base=DDIM(1.0),
+    )
+    path, expected = rollout(SDE, integrator, start, TIMES, noise=Noise(0)), torch.zeros(8, dtype=F64)
+    for sign, table in ((1.0, DDIM(1.0).rows(SDE, TIMES)), (-1.0, integrator.rows(SDE, TIMES))):
+        memory = Memory()
+        for k, row in enumerate(table):
+            log_p, memory = log_prob(row, SDE, path.frame(k), path.frame(k + 1), memory)
+            expected += sign * log_p
+    torch.testing.assert_close(found.particles.x, path.final.x)
+    torch.testing.assert_close(found.particles.logw, expected, rtol=0, atol=1e-9)
+    assert float(expected.std()) > 0.1
+
+
+class Nothing:
+    slots = 1
+
+    def __call__(self, p, state):
+        return p, (p.aim,)
+
+
+def test_the_bases_history_follows_its_particle():
+    """A guide that does nothing, on a multistep scheme, resampled at every boundary: the correction is 0."""
+    scheme = DPMSolverPP2M(1.0, short=0)
+    options = {"below": 2.0, "every": 3}
+    a = run(16, 4, integrator=Guided(scheme, Nothing()), base=scheme, **options)
+    b = run(16, 4, integrator=scheme, **options)
+    torch.testing.assert_close(a.particles.logw, b.particles.logw, rtol=0, atol=1e-8)
+    torch.testing.assert_close(a.particles.x, b.particles.x, rtol=0, atol=1e-9)
+
+
 def test_a_base_has_the_same_noise():
     with pytest.raises(ValueError, match="row 0"):
         run(4, 1, base=DDIM(0.5))
@@ -269,6 +315,24 @@ def test_walkers_are_steered_to_a_value(underdamped_one):
     assert deviation(r)[1] < 0.05 and abs(deviation(r)[0]) < 4.0, deviation(r)
     e = found.pooled(found.particles.x[:, 0], "nm")
     assert abs(e.value - float(exact.mean[0])) < 2.1 * (e.interval[1] - e.value) < 0.05, (e, exact.mean)
+
+
+def test_annealing_suits_a_wide_reward():
+    """exp(a x_n), log Z = a m + a^2 S / 2, a = 3: within 4 standard errors of Z over 200 populations of 32 (alarm
+    6e-5), and the spread is below three quarters of that of weighing at the end.
+    """
+    chain, a = ornstein_uhlenbeck(rate=1.0, D=KT, h=H, steps=ROWS, x0=0.1), 3.0
+    m, S = (float(q[-1].flatten()[0]) for q in chain.moments())
+    spread = []
+    for value in (annealed(lambda x: a * x[:, 0], 0.0, chain.times[-1]), unforeseen):
+        start = Particles.at(torch.full((6400, 1), 0.1, dtype=F64))
+        dyn = Overdamped(Harmonic(1.0), KT)
+        options = {"noise": Noise(1), "value": value, "groups": 200, "every": 2}
+        found = steer(dyn, EulerMaruyama(), start, chain.times, lambda x: a * x[:, 0], **options)
+        r = ratios(found, a * m + 0.5 * a**2 * S)
+        assert abs(deviation(r)[0]) < 4.0 and deviation(r)[1] < 0.1, deviation(r)
+        spread.append(float(r.std()))
+    assert spread[0] < 0.75 * spread[1], spread
 
 
 def test_foresight_pays():
@@ -484,4 +548,4 @@ def test_a_single_ancestor_is_warned_of():
 def test_bad_settings_are_refused(options, match):
     integrator = options.pop("integrator", DDIM(1.0))
     with pytest.raises(Exception, match=match):
-        steer(SDE, integrator, starts(16), TIMES, reward, noise=Noise(0), **options)
+        steer(SDE, integrator, starts(16), TIMES, reward, noise=Noise(0), value=unforeseen, **options)
