@@ -13,7 +13,7 @@ from molsamp.engine.dynamics import (
 )
 from molsamp.engine.exponential import DDIM, DPMSolverPP2M, Exponential
 from molsamp.engine.grids import time_grid
-from molsamp.engine.guides import Chain, Guided, Prediction
+from molsamp.engine.guides import Chain, Guided, Prediction, Uphill
 from molsamp.engine.integrators import EulerMaruyama, Heun, LangevinMiddle, SemiImplicitEuler, log_prob, step
 from molsamp.engine.lineage import Steered
 from molsamp.engine.measures import ess, girsanov, log_mean_exp, log_ratio
@@ -65,6 +65,7 @@ __all__ = [
     "Tape",
     "Tree",
     "Underdamped",
+    "Uphill",
     "Witnesses",
     "annealed",
     "centred",

@@ -15,10 +15,11 @@ resampled with the particles, and a rollout that begins anew begins without it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -96,6 +97,44 @@ class Chain:
             p, kept = guide(p, own)
             after += kept
         return p, tuple(after)
+
+
+@dataclass(frozen=True)
+class Uphill:
+    """The score plus weight grad_x log h(x, t): aim = origin = x_0 + weight sigma^2 / alpha grad_x log h.
+
+    With h(x, t) = E[g(x_0) | x_t = x] and weight 1 that is the model of p(x_0) g(x_0) itself; h may be p(class | x) of
+    a classifier that knows noise. Gradients go through log h alone, not through the model, unless log h asks it.
+
+    Args:
+        log_h: (x (n, *event), t) -> (n,), nats, differentiable.
+        weight: of the gradient; above 1 it samples no law of this form.
+
+    Raises:
+        ValueError: when called, for a log h of another shape or a gradient that is not finite, naming the particle.
+
+    Source: Dhariwal and Nichol, "Diffusion models beat GANs on image synthesis", NeurIPS 2021, algorithm 2.
+    """
+
+    log_h: Callable[[Tensor, float], Tensor]
+    weight: float = 1.0
+    slots = 0
+
+    def __call__(self, p: Prediction, state: State | None) -> tuple[Prediction, State]:
+        """Both aim and origin."""
+        with torch.enable_grad():
+            x = p.x.detach().requires_grad_()
+            log_h = self.log_h(x, p.t)
+            if log_h.shape != (len(x),):
+                raise ValueError(f"at t = {p.t:g} log h has shape {tuple(log_h.shape)}, allowed is ({len(x)},)")
+            (uphill,) = torch.autograd.grad(log_h.sum(), x)
+        lost = ~torch.isfinite(uphill).flatten(1).all(1)
+        if bool(lost.any()):
+            i = int(lost.nonzero()[0])
+            raise ValueError(
+                f"at t = {p.t:g} the gradient of log h is not finite at particle {i}, where log h = {float(log_h[i]):g}"
+            )
+        return p.towards(p.aim + (self.weight * p.sigma**2 / p.alpha) * uphill), ()
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from molsamp.engine import (
     time_grid,
 )
 from molsamp.engine.exponential import DDIM, DPMSolverPP2M, Exponential
-from molsamp.engine.guides import Chain, Guided, Prediction
+from molsamp.engine.guides import Chain, Guided, Prediction, Uphill
 from molsamp.engine.singlestep import DPMSolver
+from molsamp.engine.steering import steer
 
 F64 = torch.float64
 SCHEDULE = VP()
@@ -186,6 +187,73 @@ def test_guided_rows_know_their_density(guide):
     assert abs(float(z.square().mean()) - 1.0) < 4.5 * (2.0 / z.numel()) ** 0.5
     free, _ = residuals(path, SDE, DDIM(1.0))
     assert float(free.square().mean()) > 1.2
+
+
+# ---- a gradient ----
+
+TILT = 1.5  # of the first coordinate
+TILTED = GaussianMixture(
+    LAW.means + TILT * LAW.covs[:, :, 0],
+    LAW.covs,
+    torch.exp(LAW.log_w + TILT * LAW.means[:, 0] + 0.5 * TILT**2 * LAW.covs[:, 0, 0]),
+)
+LOG_Z = float(torch.logsumexp(LAW.log_w + TILT * LAW.means[:, 0] + 0.5 * TILT**2 * LAW.covs[:, 0, 0], 0))
+
+
+def log_h(x, t):
+    """log E[exp(TILT x_0) | x_t = x], from the ratio of the two marginals."""
+    return LOG_Z + TILTED.marginal(SCHEDULE, t).log_density(x) - LAW.marginal(SCHEDULE, t).log_density(x)
+
+
+def test_the_gradient_of_the_exact_h_is_the_tilted_model():
+    """x_0 + sigma^2 / alpha grad log h = E[x_0 | x_t] under p exp(TILT x), at every time of a path, to 1e-9."""
+    path = rollout(SDE, DDIM(1.0), START, TIMES, noise=Noise(4))
+    for k, t in enumerate(TIMES):
+        x, D = path.x[k], SDE.denoise(path.x[k], t)
+        p = Prediction(x, t, SCHEDULE.alpha(t), SCHEDULE.sigma(t), D, D)
+        torch.testing.assert_close(Uphill(log_h)(p, None)[0].aim, TILTED.denoise(SCHEDULE, x, t), rtol=0, atol=1e-9)
+        assert not bool(Uphill(log_h)(p, None)[0].aim.requires_grad)
+
+
+def spread_of_z(steps, guide):
+    """(mean, standard deviation) of Z-hat over 300 populations of 4, steered with value log h."""
+    times = time_grid("log-snr", SCHEDULE, steps, 1.0, 0.01)
+    start = Particles.at(SCHEDULE.sigma(1.0) * Noise(6).normal(0, torch.arange(1200), (2,)))
+    found = steer(
+        SDE,
+        Guided(DDIM(1.0), Uphill(log_h)) if guide else DDIM(1.0),
+        start,
+        times,
+        lambda x: TILT * x[:, 0],
+        noise=Noise(7),
+        value=lambda t, p: log_h(p.x, t),
+        groups=300,
+        every=steps // 6,
+        base=DDIM(1.0) if guide else None,
+    )
+    z = torch.tensor([e.value for e in found.log_z()]).exp()
+    return float(z.mean()), float(z.std())
+
+
+def test_the_matching_proposal_leaves_nothing_to_weigh():
+    """As steps shrink: guided by the value's own gradient, the spread of Z-hat falls with them, to a third of that of
+    unguided steps at 96; the means agree within 4 standard errors (alarm 6e-5).
+    """
+    coarse, fine, free = spread_of_z(24, True), spread_of_z(96, True), spread_of_z(96, False)
+    assert fine[1] < 0.6 * coarse[1] and fine[1] < free[1] / 3.0, (coarse, fine, free)
+    assert abs(fine[0] - free[0]) < 4.0 * (fine[1] ** 2 + free[1] ** 2) ** 0.5 / 300**0.5
+
+
+@pytest.mark.parametrize(
+    ("bad", "match"),
+    [
+        (lambda x, t: x, r"shape \(32, 2\)"),
+        (lambda x, t: torch.where(torch.arange(32) == 5, torch.nan, 1.0) * x[:, 0], "particle 5"),
+    ],
+)
+def test_a_bad_gradient_is_named(bad, match):
+    with pytest.raises(ValueError, match=match):
+        end(Guided(DDIM(), Uphill(bad)))
 
 
 class Cropping:
