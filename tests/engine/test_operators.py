@@ -10,16 +10,15 @@ from molsamp.engine.conjugate_gradients import conjugate_gradients
 from molsamp.engine.operators import (
     Blur,
     Downsample,
-    Fourier,
     Mask,
     Matrix,
-    Radon,
     Selection,
     beads,
     check_adjoint,
     inner,
     normal,
 )
+from molsamp.engine.scanners import Fourier, Radon
 
 F64 = torch.float64
 SIZE = 16

@@ -23,8 +23,9 @@ from molsamp.engine.conjugate_gradients import conjugate_gradients
 from molsamp.engine.exponential import DDIM, DPMSolverPP2M
 from molsamp.engine.guides import Guided, Prediction
 from molsamp.engine.integrators import Line
-from molsamp.engine.operators import Channels, Downsample, Fourier, Mask, Matrix, Radon, check_adjoint, normal
+from molsamp.engine.operators import Downsample, Mask, Matrix, check_adjoint, normal
 from molsamp.engine.renoising import Renoising
+from molsamp.engine.scanners import Channels, Fourier, Radon
 from molsamp.image.guidance import guided
 from molsamp.image.ideal import mixture
 from molsamp.image.inverse import DDS, Bayes, GaussianPrior, Isotropic, Jacobian, Measured
