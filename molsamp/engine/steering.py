@@ -190,7 +190,7 @@ class _Steering:
                 "reward or nearer boundaries help"
             )
             self.warnings.append(text)
-            warnings.warn(text, Collapse, stacklevel=4)
+            warnings.warn(text, Collapse, stacklevel=5)  # at the call of `steer`
         self.rows.append(k)
         self.effective.append(effective)
         self.ancestors.append(ancestors)
