@@ -35,9 +35,16 @@ Coefficient = float | Tensor  # a Tensor broadcasts over the event, for example 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Evaluate the dynamics at time t and the current x."""
+    """Evaluate the dynamics at time t and the current x, and push what it answers on the history."""
 
     t: float
+
+    def act(
+        self, dyn: Dynamics, state: dict[str, Tensor], history: tuple[Tensor, ...]
+    ) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        """(the history after, the energy); a guide's evaluation (`guides`) sees its past there and may move x."""
+        g, energy = dyn.evaluate(self.t, state["x"])
+        return (g, *history), energy
 
 
 @dataclass(frozen=True)
@@ -230,8 +237,7 @@ def _run(program, dyn, state: dict[str, Tensor], z: Tensor | None, history: tupl
     first = True
     for verb in program:
         if isinstance(verb, Evaluate):
-            g, e = dyn.evaluate(verb.t, state["x"])
-            history = (g, *history)
+            history, e = verb.act(dyn, state, history)
             energy, first = (e if first else energy), False
         elif isinstance(verb, Mix):
             history = (_added(None, verb.weights, history), *history[1:])

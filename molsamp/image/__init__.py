@@ -6,11 +6,18 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "APG": "molsamp.image.guidance",
+    "Bayes": "molsamp.image.inverse",
+    "CFG": "molsamp.image.guidance",
+    "CFGpp": "molsamp.image.guidance",
+    "DDS": "molsamp.image.inverse",
     "Denoiser": "molsamp.image.denoiser",
     "Edit": "molsamp.image.networks",
+    "Measured": "molsamp.image.inverse",
     "Model": "molsamp.image.models",
     "Pyramid": "molsamp.image.pyramid",
     "SOLVERS": "molsamp.image.solvers",
+    "Threshold": "molsamp.image.guidance",
     "choose_start": "molsamp.image.boundary",
     "compensated": "molsamp.image.compensation",
     "features": "molsamp.image.models",
@@ -19,6 +26,7 @@ _HOMES = {
     "frechet": "molsamp.image.scoring",
     "from_diffusers": "molsamp.image.foreign",
     "gradient": "molsamp.image.gradients",
+    "guided": "molsamp.image.guidance",
     "load": "molsamp.image.models",
     "mixture": "molsamp.image.ideal",
     "network": "molsamp.image.models",
@@ -26,6 +34,7 @@ _HOMES = {
     "rmse_to_fine": "molsamp.image.scoring",
     "sample": "molsamp.image.sampling",
     "sliced_wasserstein": "molsamp.image.scoring",
+    "steer": "molsamp.image.steering",
     "turbo": "molsamp.image.refiner",
 }
 

@@ -147,6 +147,39 @@ def test_an_extinct_population_comes_back_as_it_is():
     assert q is p and torch.equal(ancestors, torch.arange(4))
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_groups_are_resampled_within_themselves(scheme):
+    """Of three groups the second is too even and the third has no weight: both stay; the first is what it is alone.
+    Ids are unique over all.
+    """
+    w = torch.cat([WEIGHTS, torch.full((8,), 0.3, dtype=F64), torch.zeros(8, dtype=F64)])
+    q, ancestors = resample(population(w), Noise(0), 4, scheme=scheme, below=0.9, groups=3)
+    alone, own = resample(population(WEIGHTS), Noise(0), 4, scheme=scheme, below=0.9)
+    assert torch.equal(ancestors[:8], own) and torch.equal(ancestors[8:], torch.arange(8, 24))
+    assert torch.equal(q.logw[:8], alone.logw) and torch.equal(q.logw[8:], w[8:].log())
+    assert len(q.ids.unique()) == 24
+
+
+def test_groups_draw_different_uniforms():
+    """Forty groups of the same weights: their offspring differ, and have the mean n w within 5 standard errors."""
+    _, ancestors = resample(population(WEIGHTS.repeat(40)), Noise(0), 4, below=ALWAYS, groups=40)
+    n_k = torch.stack([torch.bincount(a % 8, minlength=8) for a in ancestors.view(40, 8)]).double()
+    assert torch.equal(ancestors // 8, torch.arange(320) // 8)
+    assert len(n_k.unique(dim=0)) > 5
+    assert ((n_k.mean(0) - 8 * WEIGHTS).abs() < 5.0 * n_k.std(0) / 40**0.5 + 0.1).all()
+
+
+def test_groups_are_of_equal_size():
+    with pytest.raises(ValueError, match="8 particles do not make 3"):
+        resample(population(WEIGHTS), Noise(0), 0, groups=3)
+
+
+def test_a_potential_of_another_shape_names_its_row():
+    start = Particles.at(torch.zeros(4, 1, dtype=F64))
+    with pytest.raises(ValueError, match=r"after row 2 has shape \(1,\).*4 particles"):
+        smc(DYN, EulerMaruyama(), start, TIMES, lambda k, p: torch.zeros(1), noise=Noise(0), every=2)
+
+
 def test_an_unknown_scheme_is_refused():
     with pytest.raises(Exception, match="bootstrap"):
         resample(population(WEIGHTS), Noise(0), 0, scheme="bootstrap")
