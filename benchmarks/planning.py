@@ -3,13 +3,13 @@
 Problems: 60 of the hard car (C2 = 4), 20 mazes, 20 worlds of boxes, 10 corridors with a dead end towards the goal, 5 in
 each of D4RL's layouts medium and u-maze; the first half of each with the easy car (C2 = 15.5); 3 seeds each. The policy
 was trained on D4RL's large layout; nothing is tuned on these problems, settings are chosen by --tune on 14 others.
-Planners: the uniform trees rrt and sst (first plan); ditree as shipped, without its share of uniform edges, sent to the goal
-as often as the paper has it (0.85), and with 4 calls of the network a draw; the policy alone; OMPL's (benchmarks/ompl_planners.py).
-Limits: 20 CPU seconds of one thread and 2 million steps of the dynamics a run. Recorded by run: solved, CPU seconds,
-edges tried, steps, policy calls, nodes, length of the plan over the grid distance, effort. Planners take turns problem
-by problem, so that a busy machine slows them alike. --audit: N plans with other seeds, re-simulated at a tenth of the
-step and re-checked by other code. Appends to benchmarks/results/planning.json, --validation and --tune to
-planning_validation.json; what is there for the code as it stands is not measured again.
+Planners: the uniform trees rrt and sst (first plan); ditree as shipped, without its share of uniform edges, sent to the
+goal as often as the paper has it (0.85), and with 4 calls of the network a draw; the policy alone; OMPL's
+(benchmarks/ompl_planners.py). Limits: 20 CPU seconds of one thread and 2 million steps of the dynamics a run. Recorded
+by run: solved, CPU seconds, edges tried, steps, policy calls, nodes, length of the plan over the grid distance, effort.
+Planners take turns problem by problem, so that a busy machine slows them alike. --audit: N plans with other seeds,
+re-simulated at a tenth of the step and re-checked by other code. Appends to benchmarks/results/planning.json,
+--validation and --tune to planning_validation.json; what is there for the code as it stands is not measured again.
 
     python benchmarks/planning.py [--problems N] [--planners rrt,ditree] [--validation | --tune] [--audit N] [--table]
 """
