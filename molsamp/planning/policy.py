@@ -28,6 +28,7 @@ from molsamp.engine.rollout import rollout
 from molsamp.engine.state import Particles
 from molsamp.learn.networks import MLP, seeded
 from molsamp.planning.problems import Problem
+from molsamp.planning.unet import TemporalUNet
 from molsamp.planning.vehicles import Vehicle
 
 SIDE, SPACING = 20, 0.2  # points of the local map along each side, m between them
@@ -76,21 +77,28 @@ def observe(states: Float[Tensor, "B s"], targets: Float[Tensor, "B 2"], problem
 
 
 class PolicyNetwork(nn.Module):
-    """v(a, s, o): three convolutions over the map, then a multilayer perceptron over all there is.
+    """v(a, s, o): three convolutions over the map, then a perceptron or a U-Net over all there is.
 
     Args:
         horizon: H.
         controls: m.
         numbers: length of `Observation.numbers`.
-        width, depth: of the perceptron.
+        width: of the perceptron's layers, or channels of the U-Net's first level.
+        depth: hidden layers, or levels.
         noise: keys of the first weights.
+        body: "mlp", quick on a CPU, or "unet", which shares its weights along time.
+
+    Raises:
+        ValueError: for another body, or sizes that a U-Net cannot have.
     """
 
-    def __init__(self, horizon: int, controls: int, numbers: int, width: int, depth: int, noise: Noise):
+    def __init__(
+        self, horizon: int, controls: int, numbers: int, width: int, depth: int, noise: Noise, body: str = "mlp"
+    ):
         super().__init__()
-        self.horizon, self.controls = horizon, controls
+        self.horizon, self.controls, self.body = horizon, controls, body
         sizes = {"horizon": horizon, "controls": controls, "numbers": numbers, "width": width, "depth": depth}
-        self.architecture = sizes
+        self.architecture = {**sizes, "body": body}
         with seeded(noise.child("map")):
             self.look = nn.Sequential(
                 *(part for a, b in ((1, 16), (16, 32), (32, 32)) for part in (nn.Conv2d(a, b, 3, 2, 1), nn.SiLU())),
@@ -98,8 +106,14 @@ class PolicyNetwork(nn.Module):
                 nn.Linear(32 * 3 * 3, 64),
                 nn.SiLU(),
             )
-        inputs = horizon * controls + 2 * FREQUENCIES + 64 + numbers
-        self.answer = MLP([inputs, *[width] * depth, horizon * controls], noise.child("answer"))
+        condition, stream = 2 * FREQUENCIES + 64 + numbers, noise.child("answer")
+        self.answer: nn.Module
+        if body == "mlp":
+            self.answer = MLP([horizon * controls + condition, *[width] * depth, horizon * controls], stream)
+        elif body == "unet":
+            self.answer = TemporalUNet(horizon, controls, condition, width, depth, stream)
+        else:
+            raise ValueError(f"body {body!r} of a policy: there are mlp, unet")
 
     def see(self, o: Observation) -> Float[Tensor, "B e"]:
         """What stays the same while s runs from 0 to 1."""
@@ -108,7 +122,8 @@ class PolicyNetwork(nn.Module):
     def forward(self, a: Float[Tensor, "B Hm"], s: Float[Tensor, " B"], seen: Float[Tensor, "B e"]) -> Tensor:
         """The velocity."""
         phase = s[:, None] * (0.5 * math.pi * 2.0 ** torch.arange(FREQUENCIES))
-        return self.answer(torch.cat([a, phase.cos(), phase.sin(), seen], 1))
+        condition = torch.cat([phase.cos(), phase.sin(), seen], 1)
+        return self.answer(torch.cat([a, condition], 1)) if self.body == "mlp" else self.answer(a, condition)
 
 
 def flow_matching(

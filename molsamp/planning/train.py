@@ -35,6 +35,7 @@ from molsamp.planning.worlds import World
 WEIGHTS = Path(__file__).parent / "weights"
 TURNING = (4.0, 7.0, 11.0, 15.5)  # C2 of the cars that are driven
 MIRROR = (1.0, -1.0, 1.0, 1.0, 1.0, -1.0, 1.0)  # signs of a car's `Observation.numbers` in a mirror
+BODIES: dict[str, dict[str, int]] = {"mlp": {"width": 512, "depth": 3}, "unet": {"width": 32, "depth": 3}}
 BEFORE = 40  # steps before a touch of a wall that teach nothing
 
 
@@ -47,7 +48,7 @@ class Settings:
         starts: for each goal.
         longest: steps of a drive.
         horizon: H, controls of an answer.
-        width, depth: of the network.
+        body, width, depth: of the network.
         steps: gradient steps of AdamW.
         batch: pieces a step.
         rate: largest learning rate, which falls to 0 along half a cosine.
@@ -60,6 +61,7 @@ class Settings:
     starts: int = 32
     longest: int = 900
     horizon: int = 64
+    body: str = "mlp"
     width: int = 512
     depth: int = 3
     steps: int = 12_000
@@ -201,7 +203,7 @@ def train(settings: Settings, noise: Noise, say: Callable[[str], None] = print) 
     centre = world.centre(*world.free[0].tolist())
     problem = Problem(world, car, car.at(centre), centre)
     H, m = settings.horizon, car.controls
-    net = PolicyNetwork(H, m, len(MIRROR), settings.width, settings.depth, noise.child("weights"))
+    net = PolicyNetwork(H, m, len(MIRROR), settings.width, settings.depth, noise.child("weights"), settings.body)
     say(f"{len(data.states)} steps of {int((data.last[1:] != data.last[:-1]).sum()) + 1} drives; {count(net)} weights")
     optimiser = torch.optim.AdamW(net.parameters(), lr=settings.rate)
     rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
@@ -248,11 +250,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=Settings.steps)
+    parser.add_argument("--body", choices=BODIES, default="mlp", help="of the network; a U-Net takes 9 times as long")
     parser.add_argument("--out", type=Path, default=WEIGHTS / "car.safetensors")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    policy, notes = train(Settings(steps=args.steps), Noise(args.seed))
-    notes |= {"seed": args.seed, "command": f"python -m molsamp.planning.train --seed {args.seed}"}
+    settings = Settings(steps=args.steps, body=args.body, **BODIES[args.body])
+    policy, notes = train(settings, Noise(args.seed))
+    command = f"python -m molsamp.planning.train --seed {args.seed} --steps {args.steps} --body {args.body}"
+    notes |= {"seed": args.seed, "command": command}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     weights.write(args.out, policy.net, {"architecture": policy.net.architecture, **notes})
 

@@ -69,6 +69,30 @@ def test_one_call_gives_the_mean_and_many_give_the_modes():
     assert float((modes.abs() - 1.0).abs().mean()) < 0.25 and abs(float((modes > 0).double().mean()) - 0.5) < 0.08
 
 
+def test_a_unet_in_place_of_the_perceptron():
+    """It begins as no control, learns in a few steps what it is told, and is made again from its architecture."""
+    net = PolicyNetwork(16, 2, NUMBERS, 8, 3, Noise(0), "unet")
+    o = Observation(torch.zeros(64, 20, 20), Noise(1).normal(0, torch.arange(64), (NUMBERS,), torch.float32))
+    a = torch.stack([o.numbers[:, 0], -o.numbers[:, 1]], 1).repeat(1, 16)
+    z, s = Noise(2).normal(0, torch.arange(64), (32,), torch.float32), torch.linspace(0.0, 1.0, 64)
+    assert torch.equal(net(z, s, net.see(o)), torch.zeros(64, 32))
+    optimiser = torch.optim.Adam(net.parameters(), 3e-3)
+    before = flow_matching(net, o, a, z, s).item()
+    fit(lambda b: flow_matching(net, o, a, z, s), lambda k: {}, optimiser, steps=60)
+    assert flow_matching(net, o, a, z, s).item() < 0.4 * before
+    again = PolicyNetwork(**net.architecture, noise=Noise(9))
+    again.load_state_dict(net.state_dict())
+    assert torch.equal(again(z, s, again.see(o)), net(z, s, net.see(o)))
+
+
+def test_networks_that_cannot_be():
+    for sizes, told in (((10, 2, 3, 8, 3), "halved 2 times"), ((16, 2, 3, 12, 2), "multiple of 8")):
+        with pytest.raises(ValueError, match=told):
+            PolicyNetwork(*sizes, Noise(0), "unet")
+    with pytest.raises(ValueError, match="there are mlp, unet"):
+        PolicyNetwork(16, 2, 3, 8, 2, Noise(0), "transformer")
+
+
 def test_the_steps_of_a_flow_are_those_of_the_paper():
     times = exponential_times(4)
     sizes = [a - b for a, b in pairwise(times)]
