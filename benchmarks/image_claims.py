@@ -21,6 +21,11 @@ from interleaved import ROOT, Results, code_version
 
 from molsamp.engine.estimates import student95
 
+METHODS = (
+    *("boundary", "compensation", "data", "denoiser", "gradients", "ideal", "models", "networks", "pyramid", "refiner"),
+    *("restoration", "sampling", "scoring", "search", "skips", "solvers", "teleport", "transport"),
+)
+CODE = (*pictures.ENGINE, *(f"molsamp/image/{name}.py" for name in METHODS))
 RESULTS, CLAIMS = ROOT / "benchmarks" / "results" / "image_claims.json", Path(__file__).parent / "claims"
 
 
@@ -46,7 +51,7 @@ def main() -> None:
     torch.set_num_threads(1)
     results = Results(RESULTS, ("claim", "seed"))
     for name in args.claims.split(","):
-        code = code_version(*pictures.ENGINE, "molsamp/image", f"benchmarks/claims/{name}.py")
+        code = code_version(*CODE, f"benchmarks/claims/{name}.py")
         claim = import_module(f"claims.{name}")
         for seed in [] if args.table else map(int, args.seeds.split(",")):
             if not results.has(code, claim=name, seed=seed):

@@ -100,8 +100,10 @@ def one(model: str, name: str, side: str, calls: int) -> list[float] | None:
         squares.append(pictures.errors(x, exact.small if small else exact.zero))
     if name in pictures.STOCHASTIC:
         return [distance(model, torch.cat(found)), distance(model, None)]
+    if not torch.cat(squares).isfinite().all():
+        return []
     pooled = rmse(torch.cat(squares))
-    return [pooled.value, *pooled.interval] if torch.cat(squares).isfinite().all() else []
+    return [pooled.value, *pooled.interval]
 
 
 def distance(model: str, x: Tensor | None) -> float:
