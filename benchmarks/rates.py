@@ -31,17 +31,15 @@ from molsamp.engine.estimates import Estimate, inverse
 from molsamp.engine.exact_rates import Chain, DoubleWell
 
 FILE = ROOT / "benchmarks" / "results" / "rates.json"
-ENGINE = tuple(
-    f"molsamp/engine/{name}.py"
-    for name in (
-        *("ensembles", "weighted_ensemble", "forward_flux", "exact_rates", "estimates", "particles"),
-        *("integrators", "rollout", "dynamics", "noise", "state"),
-    )
+ENGINE = (
+    *("ensembles", "weighted_ensemble", "forward_flux", "exact_rates", "estimates", "particles"),
+    *("integrators", "rollout", "dynamics", "noise", "state"),
 )
+CODE = (*(f"molsamp/engine/{name}.py" for name in ENGINE), "benchmarks/rates.py")
 BARRIERS, DT, REPLICAS = (2, 5, 10), 1e-3, 8
 LEVELS = {2: (-0.8, -0.4, 0.0), 5: (-0.85, -0.7, -0.5, -0.3, 0.0), 10: (-0.87, -0.75, -0.64, -0.53, -0.42, -0.3, -0.1)}
 BASIN = {2: 300, 5: 750, 10: 3000}  # rollouts of 20 steps
-TRIALS = 2000  # from each interface
+TRIALS = {2: 2000, 5: 2000, 10: 4000}  # from each interface
 ROUNDS = {2: (100, 350), 5: (100, 350), 10: (1000, 4000)}  # of 10 steps: those not counted, and all
 BRUTE = {2: 10, 5: 40, 10: 40}  # stretches of 1000 steps of 400 walkers; two more are not counted
 
@@ -67,7 +65,7 @@ def weighted(motion: Motion, b: int) -> tuple[Estimate, int]:
 
 
 def forward(motion: Motion, b: int) -> tuple[Estimate, int]:
-    flux = ff.ForwardFlux(LEVELS[b], TRIALS, REPLICAS, looks=20, settle=20, count=BASIN[b], restart=source)
+    flux = ff.ForwardFlux(LEVELS[b], TRIALS[b], REPLICAS, looks=20, settle=20, count=BASIN[b], restart=source)
     ladder, steps = flux.begin(source(torch.arange(REPLICAS * 8), 0)), 0
     while ladder.stage <= len(LEVELS[b]):
         steps += len(ladder.walkers) * 20
@@ -91,7 +89,7 @@ WAYS = {"we": weighted, "ffs": forward, "md": brute}
 
 def wells(results: Results, seeds: list[int]) -> None:
     """Every barrier and seed, the methods in turn."""
-    code = code_version(*ENGINE)
+    code = code_version(*CODE)
     for b in BARRIERS:
         exact = Chain(DoubleWell(b), DT, (-2.6, -1.0, 1.0, 2.6)).mfpt(-1.0)
         for seed in seeds:
