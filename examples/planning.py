@@ -1,4 +1,4 @@
-"""How do I plan for a vehicle of my own? A boat in a current by RRT and SST, and a car by the policy that is shipped."""
+"""How do I plan for a vehicle of my own? A boat in a current by RRT and SST; a car by the policy that is shipped."""
 
 import math
 
