@@ -34,7 +34,7 @@ from planning_table import SECONDS, STEPS, summary, table
 
 from molsamp.engine import Noise
 from molsamp.planning import PLANNERS, Car, Planner, Problem, Settings, boxes, maze, problem
-from molsamp.planning.audit import audit
+from molsamp.planning.audit import audits
 from molsamp.planning.problems import drawn
 from molsamp.planning.train import WEIGHTS, load
 
@@ -179,14 +179,17 @@ def check(results: Results, contestants: Mapping[str, Contestant | None], plans:
         key = {"set": "audit", "planner": name, "car": car, "family": "all", "problem": share}
         if results.has(code(contestant), **key):
             continue
-        found = []
+        tasks, plans = [], []
         posers = product(OTHER_SEEDS, problems(PROBLEMS[car], 99))
         for seed, (family, number) in islice(posers, TRIES * share):  # some planners seldom find a plan
             task = posed(family, Car(C2=CARS[car]), number)
             plan = tried(name, contestant, task, seed, AUDITED_SECONDS).plan
-            found += [] if plan is None else [audit(task, plan)]
-            if len(found) == share:
+            if plan is not None:
+                tasks.append(task)
+                plans.append(plan)
+            if len(plans) == share:
                 break
+        found = audits(tasks, plans)
         print(f"audited: {car} car, {name}: {len(found)} plans", flush=True)
         results.add(
             code(contestant), **key, plans=len(found),

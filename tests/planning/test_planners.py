@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from molsamp.engine import Noise
-from molsamp.planning.audit import audit
+from molsamp.planning.audit import audit, audits
 from molsamp.planning.planners import Planner, plan
 from molsamp.planning.problems import Problem, between, problem
 from molsamp.planning.settings import PLANNERS, Settings
@@ -111,6 +111,23 @@ def test_the_audit_sees_a_wall():
     other = replace(p, world=World(blocked))
     assert audit(p, found).passed and audit(other, found).touches > 0
     assert not audit(replace(p, goal=p.start[:2]), found).reaches
+
+
+@pytest.mark.parametrize("vehicle", [Car(), Trailer()], ids=["car", "trailer"])
+def test_plans_are_audited_side_by_side_as_one_by_one(vehicle):
+    """Of different lengths and worlds, one of them with a wall put in its way."""
+    tasks = [problem(family, vehicle, 0) for family in ("u-maze", "medium")]
+    plans = [plan(p, "rrt", noise=Noise(0), cpu_seconds=60).plan for p in tasks]
+    middle = tasks[1].world.cells(plans[1].states[len(plans[1].states) // 2, :2])
+    blocked = tasks[1].world.blocked.clone()
+    blocked[tuple(middle.tolist())] = True
+    tasks, plans = [*tasks, replace(tasks[1], world=World(blocked))], [*plans, plans[1]]
+    one, all_ = [audit(p, q) for p, q in zip(tasks, plans, strict=True)], audits(tasks, plans)
+    assert [a.passed for a in all_] == [True, True, False] and audits([], []) == []
+    for a, b in zip(one, all_, strict=True):
+        assert (a.touches, a.reaches) == (b.touches, b.reaches) and a.deviation == pytest.approx(b.deviation, abs=1e-9)
+    with pytest.raises(ValueError, match="several"):
+        audits([tasks[0], problem("u-maze", Unicycle(), 0)], plans[:2])
 
 
 def same(a, b):
