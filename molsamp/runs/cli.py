@@ -121,6 +121,44 @@ def rates(
     _work(RATES, options, sets, out, config, resume, quiet)
 
 
+@app.command()
+def steer(
+    system: SystemName = None,
+    method: Annotated[str | None, typer.Option(help="fk (default: fk).")] = None,
+    reward: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="QUANTITY=VALUE+-WIDTH",
+            help="Hold a quantity near a value, or raise it with QUANTITY*SLOPE; several add up. QUANTITY: a CV, "
+            "state:NAME, noe:I-J,K-L or pocket:I,J,K-L/M,N.",
+        ),
+    ] = None,
+    strength: Annotated[float | None, typer.Option(help="Factor of all rewards (default: 1).")] = None,
+    preset: Preset = None,
+    seed: Seed = None,
+    out: Out = None,
+    sets: Sets = None,
+    config: ConfigFile = None,
+    resume: Resume = False,
+    threads: Threads = None,
+    device: Device = None,
+    quiet: Quiet = False,
+) -> None:
+    """Steer walkers towards a reward by weighing and resampling them: what law comes out, log Z, and a report."""
+    from molsamp.runs.verbs import STEER
+
+    options = dict(system=system, method=method, preset=preset, seed=seed, threads=threads, device=device)
+    _work(
+        STEER,
+        {**options, "reward": tuple(reward or ()) or None, "strength": strength},
+        sets,
+        out,
+        config,
+        resume,
+        quiet,
+    )
+
+
 SOLVERS = (
     "ddim, ddpm, euler, heun, edm, kutta, rk4, dpm-1, dpm-2, dpm-3, dpm++2s, dpm++3s, dpm++2m, dpm++3m, dpm++3m-exact, "
     "sde-dpm++1, sde-dpm++2m, deis-t1, deis-t2, deis-t3, deis-rho1, deis-rho2, deis-rho3, deis-lam1, deis-lam2, ipndm, "
