@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from molsamp.runs.drawing import BLUE, GREY, INK, ORANGE, canvas, columns, finish, label_axis, legend
+from molsamp.runs.drawing import BLUE, GREY, INK, ORANGE, canvas, columns, finish, label_axis
 from molsamp.runs.reading import Array, Finished
 
 PANELS = 4  # quantities whose distributions are drawn
@@ -29,12 +29,12 @@ def effective(run: Finished) -> str | None:
         ax.set_ylim(0, 1.05 * m)
         ax.set_xlabel(_time(run))
         ax.set_ylabel(f"effective walkers of {m}")
-        legend(ax)
+        _above(ax)
     return finish(run, "effective", out)
 
 
 def genealogy(run: Finished) -> str | None:
-    """Draw who descends from whom in the first replica."""
+    """Draw who descends from whom in the heaviest replica."""
     if (steps := _steps(run)) is None:
         return None
     t0, t1, parent, child, _, _, alive = steps
@@ -48,7 +48,7 @@ def genealogy(run: Finished) -> str | None:
 
 
 def trajectories(run: Finished) -> str | None:
-    """Draw the first quantity along the lines of the first replica."""
+    """Draw the first quantity along the lines of the heaviest replica."""
     if (steps := _steps(run)) is None:
         return None
     t0, t1, _, _, s0, s1, alive = steps
@@ -80,7 +80,7 @@ def distribution(run: Finished) -> str | None:
             ax.set_ylim(0, 1.08 * max(laws[0].max(), laws[2].max()))
             ax.set_ylabel("density")
             label_axis(ax.xaxis, quantity, run)
-        legend(figure.axes[0])
+        _above(figure.axes[0])
     return finish(run, "distribution", out)
 
 
@@ -98,7 +98,12 @@ def _segments(ax: Any, a: tuple[Array, Array], b: tuple[Array, Array], alive: Ar
         chosen = lines[alive == survived]
         ax.add_collection(LineCollection(list(chosen), colors=colour, linewidths=width, alpha=0.7, label=label))
     ax.autoscale_view()
-    legend(ax)
+    _above(ax)
+
+
+def _above(ax: Any) -> None:
+    """A legend above the axes, where no line runs."""
+    ax.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncol=3, frameon=False, fontsize=9, borderaxespad=0.0)
 
 
 def _wanted(span: Any, line: Any, run: Finished, name: str) -> None:

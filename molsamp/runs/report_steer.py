@@ -68,10 +68,10 @@ def page(run: Finished) -> Page:
             panel(
                 "Along the lines of descent",
                 figures.trajectories(run),
-                "First replica. Lines that lead to the end, and those that died out.",
+                "The replica of the greatest weight. Lines that lead to the end, and those that died out.",
                 "no boundary",
             ),
-            panel("Genealogy", figures.genealogy(run), "First replica: who descends from whom.", "no boundary"),
+            panel("Genealogy", figures.genealogy(run), "The same replica: who descends from whom.", "no boundary"),
             player(run),
         ],
     )

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from molsamp.engine.estimates import Estimate, mean
 from molsamp.engine.lineage import Steered
 from molsamp.engine.measures import log_mean_exp
 from molsamp.engine.particles import live_weights, sizes
 from molsamp.engine.state import Status
-from molsamp.molecular.cvs import wrap
 from molsamp.molecular.steering.job import FeynmanKac
-from molsamp.molecular.steering.populations import Population, average, even, joined
+from molsamp.molecular.steering.populations import average, even, joined
 from molsamp.molecular.steering.rewards import Near
+from molsamp.molecular.steering.tables import Table, distribution, effective, ends, genealogy, write_csv
 from molsamp.molecular.trajectories import pdb, player, save_dcd, write
 
-BINS = 40  # of a histogram
-SHOWN = 128  # walkers in the drawing of the first replica, at most
 FRAMES = 24  # structures in the player
 FEW = 2.0  # lineages or effective replicas below which a reader is warned
 
@@ -46,6 +39,11 @@ class Analysis:
     def weighed(self) -> Steered:
         """The free walkers, weighed by the reward at the end."""
         return joined(self.job.free)
+
+    @property
+    def shown(self) -> int:
+        """The replica of the greatest weight, which is drawn."""
+        return int(torch.tensor([log_mean_exp(a)[0] for a in self.steered.logw]).argmax())
 
     def summary(self) -> dict[str, Any]:
         """What result.json says: engine, costs, results, the same of the free walkers, warnings."""
@@ -73,14 +71,15 @@ class Analysis:
         for j, (name, period, unit) in enumerate(zip(cvs.names, cvs.period, cvs.unit, strict=True)):
             found[f"mean:{name}"] = average(law, s[:, j], period, "1" if unit == "reduced units" else unit)
         for state in task.system.states:
-            found[f"inside:{state}"] = law.pooled(task.system.inside(x, state))
-        effective = sizes(weights.logw)
+            share = law.pooled(task.system.inside(x, state))
+            low, high = (min(max(a, 0.0), 1.0) for a in share.interval)
+            found[f"inside:{state}"] = replace(share, interval=(low, high))
         all_of = float(sizes(live_weights(weights.particles)[None])[0])
         shares = float(sizes(weights.logw.new_tensor([[log_mean_exp(a)[0] for a in weights.logw]]))[0])
         return found | {
             "reward": law.pooled(aim.tilt(x), "nats"),
             "ess": Estimate(all_of, (all_of, all_of), n=len(x)),
-            "ess_population": mean(effective),
+            "ess_population": mean(sizes(weights.logw)),
             "lineages": mean(torch.tensor([float(len(a.unique())) for a in weights.starts()])),
             "replicas_ess": Estimate(shares, (shares, shares), n=weights.groups),
         }
@@ -107,6 +106,11 @@ class Analysis:
         a, b = results["log_z"], null["log_z"]
         if a.interval[1] < b.interval[0]:  # the other way is what steering is for
             found.append(f"Free walkers weighed at the end found more than steered ones: log Z {b} against {a}.")
+        elif _half(b) < 0.7 * _half(a) and b.interval[0] < a.interval[1]:
+            found.append(
+                f"Weighing the free walkers at the end tells log Z more closely, {b} against {a}: the reward is told "
+                "too early (give a `memory`), or needs no steering."
+            )
         gone = sum(int((p.status == Status.DIVERGED).sum()) for p in (*job.steered, *job.free))
         if gone:
             found.append(f"{gone} walkers diverged and were left out.")
@@ -126,6 +130,7 @@ class Analysis:
             "replicas": self.job.settings.replicas,
             "length": self.job.times[-1],
             "from": aim.start,
+            "shown": self.shown,
         }
 
     def save(self, folder: str | Path) -> None:
@@ -138,24 +143,19 @@ class Analysis:
         figures = folder / "figures"
         figures.mkdir(parents=True, exist_ok=True)
         for name, (heading, rows) in self._tables().items():
-            _write_csv(figures / f"{name}.csv", heading, rows)
+            write_csv(figures / f"{name}.csv", heading, rows)
         for name, found in (("particles", self.steered), ("free", self.weighed)):
-            _write_csv(folder / f"{name}.csv", *self._particles(found))
+            write_csv(folder / f"{name}.csv", *ends(found, self.job.aim))
         if self.job.aim.task.system.masses is not None:
             self._structures(folder)
 
-    def _particles(self, found: Steered) -> tuple[Sequence[str], list[list[Any]]]:
-        """Every walker at its end: replica, start that it descends from, log weight, reward, quantities."""
-        aim, x = self.job.aim, found.particles.x
-        starts, s = found.starts(), aim.quantities(x).double()
-        reward, logw = aim.tilt(x), live_weights(found.particles)
-        m = starts.shape[1]
-        heading = ("replica", "particle", "start", "log_weight", "reward", *aim.quantities.names)
-        rows = [
-            [i // m, i % m, int(starts[i // m, i % m]), float(logw[i]), float(reward[i]), *s[i].tolist()]
-            for i in range(len(x))
-        ]
-        return heading, rows
+    def _tables(self) -> dict[str, Table]:
+        job = self.job
+        return {
+            "effective": effective(self.steered, job.boundaries),
+            "genealogy": genealogy(job.steered[self.shown], job.boundaries),
+            "distribution": distribution([even(self.weighed), self.weighed, self.steered], job.aim.quantities),
+        }
 
     def _structures(self, folder: Path) -> None:
         """Steered walkers by their weights and the free ones as DCDs, and some of both for the report."""
@@ -171,75 +171,12 @@ class Analysis:
         reference = tracks["steered"][0].double()
         write(folder / "player.pdb", lambda f: f.write_text(player(system, tracks, reference)))
 
-    def _tables(self) -> dict[str, tuple[Sequence[str], list[list[Any]]]]:
-        effective = self.steered.effective
-        sizes_of = [
-            [t, *(float(a) for a in (e.mean(), e.min(), e.max()))]
-            for t, e in zip(self.job.boundaries[1:], effective, strict=True)
-        ]
-        return {
-            "effective": (("time", "mean", "low", "high"), sizes_of),
-            "genealogy": (
-                ("t0", "t1", "parent", "child", "s0", "s1", "alive"),
-                genealogy(self.job.steered[0], self.job.boundaries),
-            ),
-            "distribution": (("quantity", "low", "high", "free", "weighed", "steered"), self._distribution()),
-        }
 
-    def _distribution(self) -> list[list[Any]]:
-        """Densities of each quantity: of the free walkers, of these weighed at the end, of the steered ones."""
-        aim, rows = self.job.aim, []
-        laws = [even(self.weighed), self.weighed, self.steered]
-        values = [aim.quantities(law.particles.x).double() for law in laws]
-        share = [torch.softmax(live_weights(law.particles), 0) for law in laws]
-        for j, (name, period) in enumerate(zip(aim.quantities.names, aim.quantities.period, strict=True)):
-            columns = [
-                v[:, j].contiguous() if period is None else wrap(v[:, j : j + 1], (period,))[:, 0] for v in values
-            ]
-            both = torch.cat([columns[0], columns[2]])
-            ends = (float(both.min()), float(both.max())) if period is None else (-0.5 * period, 0.5 * period)
-            edges = torch.linspace(ends[0], ends[1] if ends[1] > ends[0] else ends[0] + 1.0, BINS + 1).double()
-            counts = [_histogram(column, w, edges) for column, w in zip(columns, share, strict=True)]
-            rows += [[name, float(edges[b]), float(edges[b + 1]), *(float(c[b]) for c in counts)] for b in range(BINS)]
-        return rows
-
-
-def genealogy(p: Population, times: Sequence[float]) -> list[list[Any]]:
-    """Steps of a population from boundary to boundary: times, places of parent and child, first quantity, fate.
-
-    Of more than `SHOWN` walkers those are shown whose lines lead to every k-th end, and every k-th of the others.
-    """
-    B, m = p.ancestors.shape
-    every = -(-m // SHOWN)
-    line = p.line[:, ::every]
-    rows: list[list[Any]] = []
-    for b in range(B):
-        parents = torch.arange(m) if b == 0 else p.ancestors[b - 1]
-        alive = torch.zeros(m, dtype=torch.bool)
-        alive[line[b]] = True
-        for child in range(m):
-            if bool(alive[child]) or child % every == 0:
-                parent = int(parents[child])
-                s0, s1 = float(p.s[b, parent, 0]), float(p.s[b + 1, child, 0])
-                rows.append([times[b], times[b + 1], parent, child, s0, s1, int(alive[child])])
-    return rows
+def _half(e: Estimate) -> float:
+    """Half the width of an interval."""
+    return 0.5 * (e.interval[1] - e.interval[0])
 
 
 def analyse(job: FeynmanKac) -> Analysis:
     """The analysis of finished steering."""
     return Analysis(job)
-
-
-def _histogram(s: Float[Tensor, " n"], w: Float[Tensor, " n"], edges: Float[Tensor, " e"]) -> Float[Tensor, " b"]:
-    """Weight per bin and width."""
-    found = torch.zeros(len(edges) - 1, dtype=torch.float64)
-    place = (torch.searchsorted(edges, s, right=True) - 1).clamp(0, len(found) - 1)
-    return found.index_add(0, place, w) / (edges[1] - edges[0])
-
-
-def _write_csv(file: Path, heading: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    text = io.StringIO()
-    out = csv.writer(text, lineterminator="\n")
-    out.writerow(heading)
-    out.writerows([f"{a:.6g}" if isinstance(a, float) else a for a in row] for row in rows)
-    write(file, lambda f: f.write_text(text.getvalue()))

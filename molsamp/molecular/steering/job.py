@@ -8,6 +8,7 @@ samples.
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,7 +61,8 @@ class FeynmanKac(Work):
         settings, noise, overrides: as in `Work`.
 
     Raises:
-        ValueError: as `Work`, or a length or `every` of less than half a step, or `every` beyond the length.
+        ValueError: as `Work`, or a length or `every` of less than half a step, `every` beyond the length, or a memory
+            with a potential that has none.
     """
 
     name = "fk"
@@ -77,6 +79,8 @@ class FeynmanKac(Work):
         self.every = max(1, rows // BOUNDARIES) if s.every is None else task.rows(s.every, "every")
         if self.every > rows:
             raise ValueError(f"every: got {s.every:g}, which is beyond the length of {length:g}")
+        if s.memory is not None and s.potential != "difference":
+            raise ValueError(f"memory: goes with potential = difference, got {s.potential}")
         self.times = [k * task.timestep for k in range(rows + 1)]
         self.total = s.replicas
         self.steered: list[Population] = []
@@ -101,11 +105,13 @@ class FeynmanKac(Work):
         return {"ess": float(steered.effective[-1]), "log_z": log_z, "note": f"ESS {float(steered.effective[-1]):.1f}"}
 
     def _value(self) -> Value:
-        """What is told of the reward on the way; shares of it that add up to a constant reward."""
-        tilt, B = self.aim.tilt, len(self.boundaries) - 1
-        if self.settings.potential == "difference":
-            return annealed(tilt, self.times[0], self.times[-1])
-        shares = B if self.settings.potential == "max" else B * (B + 1) / 2
+        """What is told of the reward on the way."""
+        s, tilt, B, last = self.settings, self.aim.tilt, len(self.boundaries) - 1, self.times[-1]
+        if s.memory is not None:
+            return lambda t, p: math.exp((t - last) / s.memory) * tilt(p.x)
+        if s.potential == "difference":
+            return annealed(tilt, self.times[0], last)
+        shares = B if s.potential == "max" else B * (B + 1) / 2
         return lambda t, p: tilt(p.x) / shares
 
     def _population(self, start: Particles, noise: Noise, value: Value, below: float) -> Population:

@@ -18,9 +18,11 @@ class FKSettings(Strict):
     """Feynman-Kac steering of walkers.
 
     Args:
-        potential: how the reward is told on the way. "difference": of the reward that grows in proportion to time;
+        potential: how the reward is told on the way. "difference": of a share of the reward that grows, see `memory`;
             "max": of the highest reward so far; "sum": of the rewards so far. The last two are divided so that the
             potentials of a constant reward add up to it.
+        memory: ps after which a walker that may still move has forgotten its reward: its share is
+            exp(-(time left) / memory). None: the share grows in proportion to time.
         particles: of each population.
         replicas: populations that share nothing, whose scatter is the error.
         length: ps of each walker; none: that of the system's paths.
@@ -31,6 +33,7 @@ class FKSettings(Strict):
     """
 
     potential: Kind = "difference"
+    memory: Positive | None = None
     particles: int = Field(default=64, ge=2)
     replicas: int = Field(default=16, ge=2)
     length: Positive | None = None
