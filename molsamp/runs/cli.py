@@ -14,8 +14,8 @@ from typing import Annotated, Any
 import typer
 
 app = typer.Typer(
-    help="Transition paths, free energies, rates of molecules and toys, with error bars; pictures of diffusion models; "
-    "ways of vehicles through mazes.",
+    help="Transition paths, free energies, rates and steered walkers of molecules and toys, with error bars; pictures "
+    "of diffusion models; ways of vehicles through mazes.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
