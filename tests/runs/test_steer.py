@@ -67,6 +67,20 @@ def test_killed_at_any_moment_it_resumes_to_the_same_bytes(finished, tmp_path):
     assert molsamp("steer", "--out", folder, "--resume", "--strength", "2", "--quiet") == 2
 
 
+def test_a_molecule_leaves_structures(tmp_path):
+    """20 fs of a peptide towards an r^-6 average: trajectories, a topology, the player, units."""
+    sets = ("--set", "particles=4", "--set", "replicas=2", "--set", "length=20 fs", "--set", "every=10 fs")
+    folder = tmp_path / "r"
+    reward = ("--reward", "noe:4-14,6-16=0.35+-0.05", "--reward", "phi=60 deg+-1")
+    assert molsamp("steer", "alanine-dipeptide", "--out", folder, "--quiet", *reward, *sets) == 0
+    for name in ("samples.dcd", "free.dcd", "topology.pdb", "player.pdb", "particles.csv"):
+        assert (folder / name).stat().st_size > 0, name
+    results = json.loads((folder / "result.json").read_text())["results"]
+    assert results["mean:noe:4-14,6-16"]["unit"] == "nm" and 0.2 < results["mean:noe:4-14,6-16"]["value"] < 0.5
+    assert (results["mean:phi"]["unit"], results["dF:free->tilted"]["unit"]) == ("rad", "kJ/mol")
+    assert "Not shown" not in (folder / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

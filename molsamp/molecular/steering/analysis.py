@@ -17,8 +17,8 @@ from molsamp.engine.state import Status
 from molsamp.molecular.steering.job import FeynmanKac
 from molsamp.molecular.steering.populations import average, even, joined
 from molsamp.molecular.steering.rewards import Near
-from molsamp.molecular.steering.tables import Table, distribution, effective, ends, genealogy, write_csv
-from molsamp.molecular.trajectories import pdb, player, save_dcd, write
+from molsamp.molecular.steering.tables import Table, distribution, effective, ends, genealogy
+from molsamp.molecular.trajectories import pdb, player, save_dcd, write, write_csv
 
 FRAMES = 24  # structures in the player
 FEW = 2.0  # lineages or effective replicas below which a reader is warned
@@ -106,7 +106,7 @@ class Analysis:
         a, b = results["log_z"], null["log_z"]
         if a.interval[1] < b.interval[0]:  # the other way is what steering is for
             found.append(f"Free walkers weighed at the end found more than steered ones: log Z {b} against {a}.")
-        elif _half(b) < 0.7 * _half(a) and b.interval[0] < a.interval[1]:
+        elif _half(b) < 0.7 * _half(a) and a.interval[0] < b.interval[1]:
             found.append(
                 f"Weighing the free walkers at the end tells log Z more closely, {b} against {a}: the reward is told "
                 "too early (give a `memory`), or needs no steering."

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +14,6 @@ from molsamp.engine.particles import live_weights
 from molsamp.molecular.cvs import CV, wrap
 from molsamp.molecular.steering.job import Aim
 from molsamp.molecular.steering.populations import Population
-from molsamp.molecular.trajectories import write
 
 BINS = 40  # of a histogram
 SHOWN = 128  # walkers in the drawing of a replica, at most
@@ -86,16 +82,3 @@ def _histogram(s: Float[Tensor, " n"], w: Float[Tensor, " n"], edges: Float[Tens
     found = torch.zeros(len(edges) - 1, dtype=torch.float64)
     place = (torch.searchsorted(edges, s, right=True) - 1).clamp(0, len(found) - 1)
     return found.index_add(0, place, w) / (edges[1] - edges[0])
-
-
-def write_csv(file: Path, heading: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Write a table in one step.
-
-    Raises:
-        OSError: if the file cannot be written.
-    """
-    text = io.StringIO()
-    out = csv.writer(text, lineterminator="\n")
-    out.writerow(heading)
-    out.writerows([f"{a:.6g}" if isinstance(a, float) else a for a in row] for row in rows)
-    write(file, lambda f: f.write_text(text.getvalue()))

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from molsamp.engine import Noise
+from molsamp.learn.drive import Abandoned
 from molsamp.molecular.potentials import DoubleWell
 from molsamp.molecular.steering import make
 from molsamp.molecular.steering.analysis import Analysis
@@ -120,6 +121,23 @@ def test_an_interrupted_job_goes_on_to_the_same_bytes(warm):
     assert whole.evaluations == 4 * 2 * 8 * ROWS
 
 
+def test_a_replica_is_given_up_at_a_boundary(warm):
+    """Asked to stop, the job is as it was before the unit, and then goes on as if nothing had been."""
+    settings = FKSettings(particles=8, replicas=2)
+    whole, stopped = (make(warm, "fk", settings, reward=REWARD, seed=3) for _ in range(2))
+    whole.fit()
+    stopped.advance()
+    answers = iter([*[False] * 25, True])
+    stopped.asked_to_stop = lambda: next(answers)
+    with pytest.raises(Abandoned):
+        stopped.advance()
+    assert stopped.k == len(stopped.steered) == len(stopped.free) == 1
+    stopped.asked_to_stop = lambda: False
+    stopped.fit()
+    a, b = whole.state(), stopped.state()
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
 def test_lines_of_descent_go_from_start_to_end(warm):
     """Steps of the genealogy join: children of one boundary are the parents of the next; the last are all alive."""
     job = make(warm, "fk", FKSettings(particles=16, replicas=2), reward=REWARD, seed=0).fit()
@@ -132,6 +150,15 @@ def test_lines_of_descent_go_from_start_to_end(warm):
     assert {int(a) for a in joined(job.steered).starts()[0]} == parents[0]
     for t0, _, parent, _, s0, *_ in rows:
         assert s0 == float(p.s[times.index(t0), parent, 0])
+
+
+def test_a_search_is_called_so():
+    """Few walkers over a barrier of 12 kT, one replica of three across: both are said. The narrow interval of the free
+    walkers' log Z, none of which has crossed, is not held against the steered ones.
+    """
+    job = make(load("double-well"), "fk", FKSettings(particles=32, replicas=3), reward=("x=1.0+-0.3",), seed=3).fit()
+    search, few = Analysis(job).warnings()
+    assert "this is a search" in search and few.startswith("Few replicas carry the weight (1.0 of 3")
 
 
 def test_too_many_that_diverge_end_the_run(warm):
