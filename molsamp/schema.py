@@ -100,7 +100,7 @@ def quantity(value: Any, unit: str) -> float:
         if factor is None:
             raise ValueError
         return float(Fraction(number) * factor)
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ZeroDivisionError, OverflowError):
         names = ", ".join(allowed)
         raise ValueError(f"got {value!r}; allowed is a number in {unit}, or with a unit: {names}") from None
 

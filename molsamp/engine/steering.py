@@ -61,6 +61,7 @@ def steer(
     below: float = 0.5,
     groups: int = 1,
     base: Integrator | None = None,
+    each: Callable[[int, Particles, Tensor], None] | None = None,
 ) -> Steered:
     """Weighted particles of p(x) exp(reward(x)) / Z, where p is the law in which the free rollout ends.
 
@@ -78,6 +79,8 @@ def steer(
             problems, or replicas of one, whose scatter is the most honest error bar (`Steered.pooled`).
         base: where `integrator` is another than the model's own, for example guided, the integrator of the law p:
             the log ratio of every step's densities joins the weights. It costs another evaluation a row.
+        each: observer called at every boundary with (row, weighted particles, index among them of the ancestor of
+            each that goes on); what it raises ends the steering.
 
     Raises:
         ValueError: a reward or value that raises, has another shape, or is NaN or +inf, naming particle and row; an
@@ -100,10 +103,12 @@ def steer(
         increment = steering.increment(k, p)
         return increment if work is None else increment + work.ratio
 
-    def each(k: int, segment: Path, cloud: Particles, ancestors: Tensor) -> None:
+    def follow(k: int, segment: Path, cloud: Particles, ancestors: Tensor) -> None:
         steering.resampled(k, cloud, ancestors)
         if work is not None:
             work.resampled(ancestors)
+        if each is not None:
+            each(k, cloud, ancestors)
 
     p, _ = smc(
         dyn,
@@ -117,7 +122,7 @@ def steer(
         below=below,
         groups=groups,
         watch=None if work is None else work.watch,
-        each=each,
+        each=follow,
     )
     return Steered(
         p,

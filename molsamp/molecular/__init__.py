@@ -30,6 +30,7 @@ _HOMES = {
     "WeightedEnsemble": "molsamp.molecular.kinetics.weighted",
     "BruteForce": "molsamp.molecular.kinetics.weighted",
     "ForwardFlux": "molsamp.molecular.kinetics.flux",
+    "FeynmanKac": "molsamp.molecular.steering.job",
     "Paths": "molsamp.molecular.paths.paths",
     "NativeEnergy": "molsamp.molecular.native.energy",
     "OpenMMEnergy": "molsamp.molecular.openmm_energy",

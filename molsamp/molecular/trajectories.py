@@ -1,15 +1,16 @@
-"""Structures on disk, for viewers: DCD, PDB, and the few chains that the report plays.
+"""Structures on disk, for viewers: DCD, PDB, and the few chains that the report plays; and tables.
 
 Every file is written under a temporary name and renamed, and holds the same bytes for the same frames.
 """
 
 from __future__ import annotations
 
+import csv
 import io
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -31,6 +32,19 @@ def write(file: Path, writer: Callable[[Path], object]) -> None:
         part.replace(file)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_csv(file: Path, heading: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table, floats to six digits.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    text = io.StringIO()
+    out = csv.writer(text, lineterminator="\n")
+    out.writerow(heading)
+    out.writerows([f"{a:.6g}" if isinstance(a, float) else a for a in row] for row in rows)
+    write(file, lambda f: f.write_text(text.getvalue()))
 
 
 def save_dcd(x: Float[Tensor, "F A 3"], file: Path) -> None:

@@ -14,8 +14,8 @@ from typing import Annotated, Any
 import typer
 
 app = typer.Typer(
-    help="Transition paths, free energies, rates of molecules and toys, with error bars; pictures of diffusion models; "
-    "ways of vehicles through mazes.",
+    help="Transition paths, free energies, rates and steered walkers of molecules and toys, with error bars; pictures "
+    "of diffusion models; ways of vehicles through mazes.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -119,6 +119,44 @@ def rates(
 
     options = dict(system=system, method=method, preset=preset, seed=seed, threads=threads, device=device)
     _work(RATES, options, sets, out, config, resume, quiet)
+
+
+@app.command()
+def steer(
+    system: SystemName = None,
+    method: Annotated[str | None, typer.Option(help="fk (default: fk).")] = None,
+    reward: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="QUANTITY=VALUE+-WIDTH",
+            help="Hold a quantity near a value, or raise it with QUANTITY*SLOPE; several add up. QUANTITY: a CV, "
+            "state:NAME, noe:I-J,K-L or pocket:I,J,K-L/M,N.",
+        ),
+    ] = None,
+    strength: Annotated[float | None, typer.Option(help="Factor of all rewards (default: 1).")] = None,
+    preset: Preset = None,
+    seed: Seed = None,
+    out: Out = None,
+    sets: Sets = None,
+    config: ConfigFile = None,
+    resume: Resume = False,
+    threads: Threads = None,
+    device: Device = None,
+    quiet: Quiet = False,
+) -> None:
+    """Steer walkers towards a reward by weighing and resampling them: what law comes out, log Z, and a report."""
+    from molsamp.runs.verbs import STEER
+
+    options = dict(system=system, method=method, preset=preset, seed=seed, threads=threads, device=device)
+    _work(
+        STEER,
+        {**options, "reward": tuple(reward or ()) or None, "strength": strength},
+        sets,
+        out,
+        config,
+        resume,
+        quiet,
+    )
 
 
 SOLVERS = (

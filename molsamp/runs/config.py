@@ -122,6 +122,30 @@ class RatesConfig(Config):
     threads: int = Field(1, ge=1, description="of torch; the same number gives the same bytes")
 
 
+class SteerConfig(Config):
+    """Settings of `molsamp steer`."""
+
+    verb: Literal["steer"] = "steer"
+    system: str = Field(description="bundled name, folder, or path of a system.toml")
+    method: str = "fk"
+    preset: Literal["demo", "full"] = "demo"
+    seed: int = Field(0, ge=0, lt=2**63)
+    reward: tuple[str, ...] = Field((), description="QUANTITY=VALUE+-WIDTH or QUANTITY*SLOPE, nats; they add up")
+    strength: float = Field(1.0, gt=0, description="factor of all rewards")
+    start: str | None = Field(None, description="state in whose minimum all walkers start")
+    temperature: Temperature | None = Field(None, gt=0, description="K; none: the kT of the system")
+    timestep: Time | None = Field(None, gt=0, description="ps (toy systems: reduced units)")
+    friction: Rate | None = Field(None, gt=0, description="1/ps; none where the dynamics is overdamped")
+    energy: str = Field("auto", description="auto | lanes | torch | openmm | openmm:PLATFORM")
+    device: str = Field("cpu", description="cpu")
+    threads: int = Field(1, ge=1, description="of torch; the same number gives the same bytes")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The rewards."""
+        return {"reward": self.reward, "strength": self.strength}
+
+
 def build(
     kind: type[Config],
     options: Mapping[str, Any],

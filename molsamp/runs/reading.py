@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 Columns = dict[str, list[str]]
-TABLES = ("profiles", "convergence", "weights", "calls", "flux", "ladder", "occupancy", "committor")
+TABLES = (
+    *("profiles", "convergence", "weights", "calls", "flux", "ladder", "occupancy", "committor"),
+    *("effective", "genealogy", "distribution"),
+)
 
 
 @dataclass(frozen=True)

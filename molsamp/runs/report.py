@@ -9,7 +9,15 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from molsamp.runs import report_bench, report_free_energy, report_image, report_paths, report_plan, report_rates
+from molsamp.runs import (
+    report_bench,
+    report_free_energy,
+    report_image,
+    report_paths,
+    report_plan,
+    report_rates,
+    report_steer,
+)
 from molsamp.runs.checkpoint import write_text
 from molsamp.runs.page import grouped, symbols, table
 from molsamp.runs.reading import Finished, read
@@ -19,6 +27,7 @@ PAGES = {
     "paths": report_paths,
     "free-energy": report_free_energy,
     "rates": report_rates,
+    "steer": report_steer,
     "image": report_image,
     "image bench": report_bench,
     "plan": report_plan,

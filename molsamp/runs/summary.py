@@ -27,6 +27,12 @@ NAMES = {
     "flux": "flux",
     "flux_first": "flux through the first interface",
     "committor": "committor at",
+    "mean": "mean of",
+    "inside": "share inside",
+    "reward": "reward",
+    "ess_population": "effective walkers of a replica",
+    "lineages": "starts that a replica descends from",
+    "replicas_ess": "effective replicas",
     "disagreement": "weights against bias, mean difference",
     "ess": "effective samples",
     "ess_share": "effective share of the samples",
@@ -88,7 +94,7 @@ def subject(result: dict[str, Any]) -> list[str]:
 
 def null_name(result: dict[str, Any]) -> str:
     """What the numbers beside the results are."""
-    return "training set" if result["verb"] == "image" else "untrained pull"
+    return {"image": "training set", "steer": "free walkers"}.get(result["verb"], "untrained pull")
 
 
 def numbers(result: dict[str, Any]) -> dict[str, Number]:

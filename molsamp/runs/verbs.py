@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from molsamp.runs import config as settings
-from molsamp.runs.config import Config, FreeEnergyConfig, PathsConfig, RatesConfig, Table
+from molsamp.runs.config import Config, FreeEnergyConfig, PathsConfig, RatesConfig, SteerConfig, Table
 from molsamp.runs.config_image import PRESETS, BenchConfig, ImageConfig
 from molsamp.schema import nearest
 
@@ -225,6 +225,7 @@ class OfWorld(Verb):
 PATHS = OfSystem("paths", "molsamp.molecular.paths", PathsConfig)
 FREE_ENERGY = OfSystem("free-energy", "molsamp.molecular.free_energy", FreeEnergyConfig)
 RATES = OfSystem("rates", "molsamp.molecular.kinetics", RatesConfig)
+STEER = OfSystem("steer", "molsamp.molecular.steering", SteerConfig)
 IMAGE = OfModel("image", "molsamp.runs.pictures", ImageConfig)
 IMAGE_BENCH = OfModel("image bench", "molsamp.runs.bench", BenchConfig)
 PLAN = OfWorld("plan")

@@ -207,6 +207,22 @@ def test_pooled_replicas_agree_with_the_truth(truth):
         assert abs(e.value - value) < 2.1 * (e.interval[1] - e.value), e
 
 
+def test_boundaries_are_seen():
+    """The observer hears of every boundary with the weighted particles and the ancestors that are recorded; what it
+    raises ends the steering.
+    """
+    seen = []
+    found = run(8, 2, each=lambda row, cloud, ancestors: seen.append((row, len(cloud), ancestors)))
+    assert [row for row, *_ in seen] == list(found.rows) and {n for _, n, _ in seen} == {16}
+    assert all(torch.equal(a, b) for (*_, a), b in zip(seen, found.ancestors, strict=True))
+
+    def refuse(row, cloud, ancestors):
+        raise KeyError(row)
+
+    with pytest.raises(KeyError, match=str(EVERY)):
+        run(8, 2, each=refuse)
+
+
 class Pushing:
     """Aims a little further than the model does, the less the less noise is left."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from molsamp.engine.estimates import Estimate
 from molsamp.molecular.free_energy import plumed
 from molsamp.molecular.free_energy.surface import Surface
 from molsamp.molecular.free_energy.walkers import Walkers
-from molsamp.molecular.trajectories import pdb, player, save_dcd, write
+from molsamp.molecular.trajectories import pdb, player, save_dcd, write, write_csv
 
 LOW = 10.0  # kT: two surfaces are compared below it, at 300 K below 25 kJ/mol
 AGREE = 0.4  # kT of mean difference between the two estimators that is worth a word
@@ -122,7 +120,7 @@ class Analysis:
         text = plumed.grid_text(self.job.grid, fes=self.surface.F, error=self.surface.error)
         write(folder / "fes.dat", lambda f: f.write_text(text))
         for name, (heading, rows) in self._tables().items():
-            _write_csv(figures / f"{name}.csv", heading, rows)
+            write_csv(figures / f"{name}.csv", heading, rows)
         if self.job.task.system.masses is not None and self.job.snapshots:
             self._structures(folder)
 
@@ -178,11 +176,3 @@ class Analysis:
 def analyse(job: Walkers) -> Analysis:
     """The analysis of finished walkers."""
     return Analysis(job)
-
-
-def _write_csv(file: Path, heading: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    text = io.StringIO()
-    out = csv.writer(text, lineterminator="\n")
-    out.writerow(heading)
-    out.writerows([f"{a:.6g}" if isinstance(a, float) else a for a in row] for row in rows)
-    write(file, lambda f: f.write_text(text.getvalue()))

@@ -1,0 +1,182 @@
+"""From finished steering to the numbers of result.json, the same of the free walkers, and the tables of the figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from molsamp.engine.estimates import Estimate, mean
+from molsamp.engine.lineage import Steered
+from molsamp.engine.measures import log_mean_exp
+from molsamp.engine.particles import live_weights, sizes
+from molsamp.engine.state import Status
+from molsamp.molecular.steering.job import FeynmanKac
+from molsamp.molecular.steering.populations import average, even, joined
+from molsamp.molecular.steering.rewards import Near
+from molsamp.molecular.steering.tables import Table, distribution, effective, ends, genealogy
+from molsamp.molecular.trajectories import pdb, player, save_dcd, write, write_csv
+
+FRAMES = 24  # structures in the player
+FEW = 2.0  # lineages or effective replicas below which a reader is warned
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What finished steering says."""
+
+    job: FeynmanKac
+
+    @cached_property
+    def steered(self) -> Steered:
+        """All replicas."""
+        return joined(self.job.steered)
+
+    @cached_property
+    def weighed(self) -> Steered:
+        """The free walkers, weighed by the reward at the end."""
+        return joined(self.job.free)
+
+    @property
+    def shown(self) -> int:
+        """The replica of the greatest weight, which is drawn."""
+        return int(torch.tensor([log_mean_exp(a)[0] for a in self.steered.logw]).argmax())
+
+    def summary(self) -> dict[str, Any]:
+        """What result.json says: engine, costs, results, the same of the free walkers, warnings."""
+        job, task = self.job, self.job.aim.task
+        return {
+            "engine": task.energy.tier,
+            "energy_evaluations": job.cost.energy_evaluations,
+            "network_calls": job.cost.network_calls,
+            "results": {name: e.as_dict() for name, e in self._results(self.steered, self.steered).items()},
+            "null": {name: e.as_dict() for name, e in self._results(self.weighed, even(self.weighed)).items()},
+            "warnings": self.warnings(),
+            "kT": task.kT,
+        }
+
+    def _results(self, weights: Steered, law: Steered) -> dict[str, Estimate]:
+        """log Z and effective sizes by `weights`; averages over `law`."""
+        task, aim = self.job.aim.task, self.job.aim
+        x, log_z = law.particles.x, weights.pooled_log_z()
+        dF = replace(log_z, value=-log_z.value, interval=(-log_z.interval[1], -log_z.interval[0]))
+        low, high = dF.interval
+        energy = "1" if task.system.masses is None else "kJ/mol"
+        molar = Estimate(task.kT * dF.value, (task.kT * low, task.kT * high), energy, dF.n, dF.ess)
+        found = {"dF:free->tilted": molar, "dF_kT:free->tilted": replace(dF, unit="kT"), "log_z": log_z}
+        s, cvs = aim.quantities(x), aim.quantities
+        for j, (name, period, unit) in enumerate(zip(cvs.names, cvs.period, cvs.unit, strict=True)):
+            found[f"mean:{name}"] = average(law, s[:, j], period, "1" if unit == "reduced units" else unit)
+        for state in task.system.states:
+            share = law.pooled(task.system.inside(x, state))
+            low, high = (min(max(a, 0.0), 1.0) for a in share.interval)
+            found[f"inside:{state}"] = replace(share, interval=(low, high))
+        all_of = float(sizes(live_weights(weights.particles)[None])[0])
+        shares = float(sizes(weights.logw.new_tensor([[log_mean_exp(a)[0] for a in weights.logw]]))[0])
+        return found | {
+            "reward": law.pooled(aim.tilt(x), "nats"),
+            "ess": Estimate(all_of, (all_of, all_of), n=len(x)),
+            "ess_population": mean(sizes(weights.logw)),
+            "lineages": mean(torch.tensor([float(len(a.unique())) for a in weights.starts()])),
+            "replicas_ess": Estimate(shares, (shares, shares), n=weights.groups),
+        }
+
+    def warnings(self) -> list[str]:
+        """What to doubt: collapse, one replica that outweighs the rest, two log Z that differ, walkers lost."""
+        job, found = self.job, []
+        m, R = job.settings.particles, job.settings.replicas
+        results, null = (self._results(a, a) for a in (self.steered, self.weighed))
+        lineages, shares = (results[name].value for name in ("lineages", "replicas_ess"))
+        advice = "More `particles`, a weaker reward or nearer boundaries (`every`) help."
+        if single := sum(p.collapsed for p in job.steered):
+            found.append(f"{single} of {R} replicas were once resampled from a single walker. {advice}")
+        elif lineages < FEW:
+            found.append(
+                f"The {m} walkers of a replica descend from {lineages:.1f} starts on average: this is a search for "
+                f"high rewards, not yet a sample of the tilted law. {advice}"
+            )
+        if shares < max(FEW, 0.2 * R):
+            found.append(
+                f"Few replicas carry the weight ({shares:.1f} of {R} in effect): log Z is likely too low, and its "
+                f"interval too narrow. {advice}"
+            )
+        a, b = results["log_z"], null["log_z"]
+        if a.interval[1] < b.interval[0]:  # the other way is what steering is for
+            found.append(f"Free walkers weighed at the end found more than steered ones: log Z {b} against {a}.")
+        elif _half(b) < 0.7 * _half(a) and a.interval[0] < b.interval[1]:
+            found.append(
+                f"Weighing the free walkers at the end tells log Z more closely, {b} against {a}: the reward is told "
+                "too early (give a `memory`), or needs no steering."
+            )
+        gone = sum(int((p.status == Status.DIVERGED).sum()) for p in (*job.steered, *job.free))
+        if gone:
+            found.append(f"{gone} walkers diverged and were left out.")
+        return found
+
+    # ---------------------------------------------------------------- files
+
+    def figures(self, folder: Path) -> dict[str, Any]:
+        """What the pictures need besides the tables: the quantities, the rewards, where they want them."""
+        aim, cvs = self.job.aim, self.job.aim.quantities
+        axes = zip(cvs.names, cvs.period, cvs.unit, strict=True)
+        near = [t for t in aim.tilt.terms if isinstance(t, Near)]
+        return {
+            "quantities": [{"name": name, "period": period, "unit": unit} for name, period, unit in axes],
+            "wanted": [{"name": t.cv.names[0], "value": t.value, "width": t.width} for t in near],
+            "particles": self.job.settings.particles,
+            "replicas": self.job.settings.replicas,
+            "length": self.job.times[-1],
+            "from": aim.start,
+            "shown": self.shown,
+        }
+
+    def save(self, folder: str | Path) -> None:
+        """Write the tables of the figures, particles.csv, free.csv, and of a molecule the structures.
+
+        Raises:
+            OSError: if the folder cannot be written.
+        """
+        folder = Path(folder)
+        figures = folder / "figures"
+        figures.mkdir(parents=True, exist_ok=True)
+        for name, (heading, rows) in self._tables().items():
+            write_csv(figures / f"{name}.csv", heading, rows)
+        for name, found in (("particles", self.steered), ("free", self.weighed)):
+            write_csv(folder / f"{name}.csv", *ends(found, self.job.aim))
+        if self.job.aim.task.system.masses is not None:
+            self._structures(folder)
+
+    def _tables(self) -> dict[str, Table]:
+        job = self.job
+        return {
+            "effective": effective(self.steered, job.boundaries),
+            "genealogy": genealogy(job.steered[self.shown], job.boundaries),
+            "distribution": distribution([even(self.weighed), self.weighed, self.steered], job.aim.quantities),
+        }
+
+    def _structures(self, folder: Path) -> None:
+        """Steered walkers by their weights and the free ones as DCDs, and some of both for the report."""
+        system = self.job.aim.task.system
+        drawn = {
+            "steered": self.steered.resampled(self.job.noise.child("shown")).x,
+            "free": self.weighed.particles.x,
+        }
+        write(folder / "topology.pdb", lambda f: f.write_text(pdb(system, [system.states[self.job.aim.start].x])))
+        write(folder / "samples.dcd", lambda f: save_dcd(drawn["steered"], f))
+        write(folder / "free.dcd", lambda f: save_dcd(drawn["free"], f))
+        tracks = {name: x[:: max(1, len(x) // FRAMES)][:FRAMES] for name, x in drawn.items()}
+        reference = tracks["steered"][0].double()
+        write(folder / "player.pdb", lambda f: f.write_text(player(system, tracks, reference)))
+
+
+def _half(e: Estimate) -> float:
+    """Half the width of an interval."""
+    return 0.5 * (e.interval[1] - e.interval[0])
+
+
+def analyse(job: FeynmanKac) -> Analysis:
+    """The analysis of finished steering."""
+    return Analysis(job)
