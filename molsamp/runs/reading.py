@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 Columns = dict[str, list[str]]
-TABLES = ("profiles", "convergence", "weights", "calls", "flux", "ladder", "occupancy", "committor")
+TABLES = (
+    *("profiles", "convergence", "weights", "calls", "flux", "ladder", "occupancy", "committor"),
+    *("population", "genealogy", "final"),
+)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,15 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from molsamp.runs import report_bench, report_free_energy, report_image, report_paths, report_plan, report_rates
+from molsamp.runs import (
+    report_bench,
+    report_free_energy,
+    report_image,
+    report_paths,
+    report_plan,
+    report_rates,
+    report_steered,
+)
 from molsamp.runs.checkpoint import write_text
 from molsamp.runs.page import grouped, symbols, table
 from molsamp.runs.reading import Finished, read
@@ -38,7 +46,7 @@ def write_report(folder: Path) -> Path:
         ValueError: no finished run in the folder, or a damaged file.
     """
     run = read(folder)
-    shown = PAGES[run.result["verb"]].page(run)
+    shown = (report_steered if run.states.get("steered") else PAGES[run.result["verb"]]).page(run)
     page = Template(asset("report.html")).substitute(
         title=escape(" · ".join([*subject(run.result), "molsamp"])),
         css=asset("report.css"),
