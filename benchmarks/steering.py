@@ -2,7 +2,8 @@
 
 Every file of benchmarks/steered measures one claim for a seed, in the form of benchmarks/image_claims.py: a figure of
 the method and of its baseline, lower is better, on noises and pictures that chose nothing. The ratio is averaged
-over seeds (geometric mean), its 95 % interval is Student's; a claim holds where the interval lies below the piece's own bound.
+over seeds (geometric mean), its 95 % interval is Student's; a claim holds where the interval lies below the bound
+of its piece.
 
     python benchmarks/steering.py [--pieces dds,fk_digits] [--seeds 1,2,3] [--table] [--quick]
 
