@@ -19,6 +19,7 @@ _HOMES = {
     "SOLVERS": "molsamp.image.solvers",
     "Threshold": "molsamp.image.guidance",
     "Towards": "molsamp.image.minority",
+    "between": "molsamp.image.interpolation",
     "choose_start": "molsamp.image.boundary",
     "compensated": "molsamp.image.compensation",
     "features": "molsamp.image.models",
