@@ -54,6 +54,7 @@ class Effort:
         many: numbers of calls of gradient guidance.
         sizes: zeta.
         dds: weights of the published mode, eta, steps of conjugate gradients.
+        deviations: of a pixel, for the mode "bayes".
     """
 
     pictures: int = 48
@@ -61,9 +62,10 @@ class Effort:
     many: tuple[int, ...] = (10, 20, 40, 80, 160, 320)
     sizes: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
     dds: tuple[tuple[float, ...], tuple[float, ...], tuple[int, ...]] = ((1.0, 10.0, 100.0), (0.0, 0.85), (5, 20))
+    deviations: tuple[float, ...] = (0.5, 1.0, 2.0)
 
 
-QUICK = Effort(6, (3, 6, 12), (10, 30, 90), (0.1, 0.4, 1.6), ((1.0, 30.0), (0.0, 0.85), (5,)))
+QUICK = Effort(6, (3, 6, 12), (10, 30, 90), (0.1, 0.4, 1.6), ((1.0, 30.0), (0.0, 0.85), (5,)), (1.0,))
 
 
 class Through:
@@ -117,7 +119,8 @@ def by_dds(model, measured: Measured, how: tuple, calls: int, n: int, noise: Noi
         weight, eta, inner = rest
         solver = Guided(Renoising(eta), DDS(measured, weight, inner))
     else:
-        solver = Guided({"ddpm": DDIM(1.0), "2m": DPMSolverPP2M()}[rest[0]], Bayes(measured, SPREAD, Isotropic(0.5)))
+        name, deviation = rest
+        solver = Guided({"ddpm": DDIM(1.0), "2m": DPMSolverPP2M()}[name], Bayes(measured, SPREAD, Isotropic(deviation)))
     return sample(model, solver, calls, n, noise=noise).final.x
 
 
@@ -143,7 +146,8 @@ def _problem(word: str, seed: int, effort: Effort) -> dict[str, float]:
         y = simulated(A, truth, SPREAD, noise.child(f"{side} y"))
         sides[side] = truth, Measured(A, y), noise.child(f"{side} x")
     weights, etas, inner = effort.dds
-    modes = [("published", *how) for how in product(weights, etas, inner)] + [("bayes", "ddpm"), ("bayes", "2m")]
+    modes = [("published", *how) for how in product(weights, etas, inner)]
+    modes += [("bayes", *how) for how in product(("ddpm", "2m"), effort.deviations)]
     mine, theirs = (
         {calls: _curve(lambda how, c=calls, b=by, s=sides: _psnrs(b, model, s, how, c), options) for calls in numbers}
         for by, numbers, options in ((by_dds, effort.few, modes), (by_gradient, effort.many, effort.sizes))
