@@ -106,9 +106,20 @@ def _cautions(job: Populations, steered: Steered) -> list[str]:
             f"{alone} of {job.total} populations were once resampled from a single ancestor: their pictures are a "
             "search, not a sample; more particles, a weaker reward or nearer boundaries help"
         )
+    if lines := sum(len(row.unique()) == 1 for row in steered.starts()) if job.size > 1 else 0:
+        found.append(
+            f"{lines} of {job.total} populations end with the offspring of a single start, the largest ESS of these "
+            f"{_largest(steered):.1f}: log Z is then too low more often than not, its interval, by scatter, too narrow"
+        )
     if (few := int((steered.effective[-1] < FEW * job.size).sum())) > 0:
         found.append(f"{few} of {job.total} populations end with an ESS below a quarter of their {job.size} particles")
     return found
+
+
+def _largest(steered: Steered) -> float:
+    """ESS at the end, the largest of the populations with a single start."""
+    single = torch.tensor([len(row.unique()) == 1 for row in steered.starts()])
+    return float(steered.effective[-1][single].max())
 
 
 def _solved(job: Populations, steered: Steered | None, alone: Tensor) -> dict[str, Estimate]:

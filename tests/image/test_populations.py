@@ -18,7 +18,7 @@ from molsamp.image.steered_analysis import analyse
 from molsamp.image.steering import steer
 from molsamp.image.subject import Subject
 from molsamp.image.wishes import Wishes, brightness, guides, reward
-from molsamp.learn.drive import drive
+from molsamp.learn.drive import Abandoned, drive
 
 F64 = torch.float64
 EVENT, S, STRENGTH = (1, 4, 4), 0.5, 12.0
@@ -130,12 +130,25 @@ def test_classes_come_in_turn_population_by_population():
     torch.testing.assert_close(job.x[3:6], by_hand, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("rewarded", [True, False])
+def test_a_unit_is_left_in_the_middle_when_asked(digits, rewarded):
+    """At the fourth call of the model; the job is as it was before the unit."""
+    wishes = Wishes(guides("cfg:2"), brightness if rewarded else None, 3.0)
+    job, calls = Populations(digits, wishes, "ddpm", 9, 8, 4, every=2, noise=Noise(0)), []
+    job.asked_to_stop = lambda: calls.append(0) or len(calls) > 3
+    before = job.state()
+    with pytest.raises(Abandoned):
+        job.advance()
+    assert len(calls) == 4 and all(torch.equal(job.state()[name], value) for name, value in before.items())
+
+
 def test_a_single_ancestor_is_told():
     strong = Wishes((), lambda x: 1e3 * brightness(x), 1.0)
     job = Populations(GAUSSIAN, strong, "ddpm", 8, 8, 4, every=2, noise=Noise(0))
     drive(job)
     said = analyse(job).warnings
     assert job.alone() == 2 and any("2 of 2 populations were once resampled" in text for text in said)
+    assert any("2 of 2 populations end with the offspring of a single start" in text for text in said)
     assert math.isfinite(analyse(job).results["log_z"].value)
 
 
