@@ -175,12 +175,31 @@ def draw(
     context: Context,
     model: Model = None,
     solver: Annotated[
-        str | None, typer.Option(metavar="NAME", help="One of the solvers below (default: unipc).")
+        str | None, typer.Option(metavar="NAME", help="One of the solvers below (default: unipc; steered: see README).")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Network calls a picture (default: 10).")] = None,
+    steps: Annotated[int | None, typer.Option(help="Network calls a picture (default: 10; steered 40).")] = None,
     guidance: Guidance = None,
     label: Class = None,
-    n: Annotated[int | None, typer.Option("--n", help="Pictures (default: 256).")] = None,
+    guide: Annotated[
+        str | None,
+        typer.Option(metavar="NAME:W[,..]", help="cfg:W | cfg++:W | apg:W | threshold:Q, from left to right."),
+    ] = None,
+    reward: Annotated[
+        str | None, typer.Option(metavar="NAME", help="brightness | digit:K, by Feynman-Kac particles.")
+    ] = None,
+    strength: Annotated[float | None, typer.Option(help="Of the reward (default: brightness 20, digit 1).")] = None,
+    operator: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[:NUMBER]",
+            help="inpaint | blur[:WIDTH] | downsample[:FACTOR] | radon[:VIEWS] | mri[:COILS], solved by DDS "
+            "(--set mode=published|bayes).",
+        ),
+    ] = None,
+    measurement: Annotated[
+        Path | None, typer.Option(metavar="FILE.npy", help="What was measured (default: simulated).")
+    ] = None,
+    n: Annotated[int | None, typer.Option("--n", help="Pictures (default: 256; steered 64).")] = None,
     grid: Grid = None,
     preset: Preset = None,
     seed: Seed = None,
@@ -191,12 +210,15 @@ def draw(
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
-    """Draw pictures from a diffusion model, with their error, a PNG and a report.
+    """Draw pictures from a diffusion model, with their error, a PNG and a report; or steer them.
+
+    With --guide, --reward or --operator the report shows them before and after, lineage and weights, or solutions.
 
     `molsamp image bench` compares all solvers on a model; `molsamp image bench --help` has its options.
     """
     options = dict(model=model, solver=solver, steps=steps, guidance=guidance, label=label, n=n, grid=grid)
-    options |= dict(preset=preset, seed=seed, threads=threads)
+    options |= dict(preset=preset, seed=seed, threads=threads, guide=guide, reward=reward, strength=strength)
+    options |= dict(operator=operator, measurement=None if measurement is None else str(measurement))
     if (after := context.invoked_subcommand) is not None:  # type: ignore[attr-defined]
         given = {**options, "out": out, "config": config, "set": sets, "resume": resume or None, "quiet": quiet or None}
         if names := ["class" if name == "label" else name for name, value in given.items() if value is not None]:

@@ -17,6 +17,7 @@ from molsamp.runs import (
     report_plan,
     report_rates,
     report_steer,
+    report_steered,
 )
 from molsamp.runs.checkpoint import write_text
 from molsamp.runs.page import grouped, symbols, table
@@ -47,7 +48,7 @@ def write_report(folder: Path) -> Path:
         ValueError: no finished run in the folder, or a damaged file.
     """
     run = read(folder)
-    shown = PAGES[run.result["verb"]].page(run)
+    shown = (report_steered if run.states.get("steered") else PAGES[run.result["verb"]]).page(run)
     page = Template(asset("report.html")).substitute(
         title=escape(" · ".join([*subject(run.result), "molsamp"])),
         css=asset("report.css"),

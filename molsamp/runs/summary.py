@@ -29,7 +29,7 @@ NAMES = {
     "committor": "committor at",
     "mean": "mean of",
     "inside": "share inside",
-    "reward": "reward",
+    "reward": "reward, weighted",
     "ess_population": "effective walkers of a replica",
     "lineages": "starts that a replica descends from",
     "replicas_ess": "effective replicas",
@@ -41,6 +41,15 @@ NAMES = {
     "fineness": "error of fine, at most",
     "sliced_wasserstein": "sliced Wasserstein",
     "frechet": "Fréchet, features of",
+    "reward_before": "reward before",
+    "ancestors": "starts that have offspring",
+    "recognised": "recognised as their class",
+    "recognised_before": "recognised before",
+    "psnr": "PSNR of a solution",
+    "psnr_mean": "PSNR of their mean",
+    "psnr_cg": "PSNR of CG alone",
+    "psnr_gain": "the mean above CG alone",
+    "misfit": "misfit, in standard deviations",
     "diverged": "diverged",
     "call_time": "call of the model",
     "solver_time": "solver, a call",
@@ -61,7 +70,9 @@ NAMES = {
     "planning": "planning",
 }
 """Results in the order they are shown, and what they are called; others follow under their own names."""
-SHARES = ("hit_rate", "channel", "ess_share", "unusable", "diverged", "coverage")
+ASKED = ("guide", "reward", "operator")
+"""What steered pictures were asked for."""
+SHARES = ("hit_rate", "channel", "ess_share", "unusable", "diverged", "coverage", "recognised", "recognised_before")
 """Results between 0 and 1 that are shown in per cent."""
 
 
@@ -88,7 +99,8 @@ def show(folder: Path, stream: io.TextIOBase | None = None) -> None:
 
 def subject(result: dict[str, Any]) -> list[str]:
     """What was worked on, and how: system and method, or model and solver."""
-    named = [result[name] for name in ("system", "world", "method", "vehicle", "model", "solver") if name in result]
+    names = ("system", "world", "method", "vehicle", "model", "solver", *ASKED)
+    named = [result[name] for name in names if name in result]
     return [*named, "solvers"] if result["verb"] == "image bench" else named
 
 

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from molsamp.runs import config as settings
+from molsamp.runs import config_steered
 from molsamp.runs.config import Config, FreeEnergyConfig, PathsConfig, RatesConfig, SteerConfig, Table
 from molsamp.runs.config_image import PRESETS, BenchConfig, ImageConfig
+from molsamp.runs.config_steered import SteeredConfig
 from molsamp.schema import nearest
 
 
@@ -139,7 +141,11 @@ class OfModel(Verb):
         """As `Verb`; a file of weights is known by its sha256, so that other weights are not taken for the same."""
         from molsamp.image.subject import Subject, fingerprint
 
-        config: Any = settings.build(self.config, options, sets, {}, PRESETS[self.name], file)
+        steered = self.config is ImageConfig and config_steered.asks(options, sets, written)
+        kind, presets = (SteeredConfig, config_steered.PRESETS) if steered else (self.config, PRESETS[self.name])
+        config: Any = settings.build(kind, options, sets, {}, presets, file)
+        if steered:
+            config = self._module(config).settled(config)
         subject = Subject.of(config.model, config.label, config.guidance, config.threshold)
         weights = fingerprint(config.model)
         if config.weights not in (None, weights):
@@ -148,13 +154,16 @@ class OfModel(Verb):
             )
         return config.model_copy(update={"weights": weights}), subject
 
+    def _module(self, config: Config) -> Any:
+        return import_module("molsamp.runs.steered" if isinstance(config, SteeredConfig) else self.module)
+
     def make(self, config: Config, subject: Any) -> Any:
         """As `Verb`."""
-        return import_module(self.module).make(config, subject)
+        return self._module(config).make(config, subject)
 
     def analyse(self, job: Any, config: Config) -> Any:
         """As `Verb`."""
-        return import_module(self.module).analyse(job, config)
+        return self._module(config).analyse(job, config)
 
     def describe(self, subject: Any) -> dict[str, Any]:
         """The shape of a picture and the number of classes."""
@@ -162,7 +171,7 @@ class OfModel(Verb):
 
     def rescue(self, job: Any, folder: Path, config: Config) -> str:
         """Save the pictures so far, at their last good state."""
-        return import_module(self.module).rescue(job, folder, config)
+        return self._module(config).rescue(job, folder, config)
 
 
 @dataclass(frozen=True)
