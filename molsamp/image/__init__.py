@@ -18,6 +18,7 @@ _HOMES = {
     "Pyramid": "molsamp.image.pyramid",
     "SOLVERS": "molsamp.image.solvers",
     "Threshold": "molsamp.image.guidance",
+    "audit": "molsamp.image.backdoor",
     "choose_start": "molsamp.image.boundary",
     "compensated": "molsamp.image.compensation",
     "features": "molsamp.image.models",
