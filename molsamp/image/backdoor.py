@@ -19,8 +19,8 @@ There is no threshold in them: an audit ranks a model among clean ones, and is e
 (a model of much narrower data than theirs is not, and is called suspicious).
 Nothing here makes triggers or plants them. What was not found may be there: see `verdict.detection_floor`.
 
-Sources: An et al., "Elijah: eliminating backdoors injected in diffusion models", AAAI 2024, section 4; Mo et al.,
-"TERD: a unified framework for safeguarding diffusion models against backdoors", ICML 2024, section 4.
+Sources: An et al., "Elijah: eliminating backdoors injected in diffusion models", AAAI 2024; Mo et al., "TERD: a
+unified framework for safeguarding diffusion models against backdoors", ICML 2024.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def audit(
     """A model ranked among clean ones by its most unusual feature, p = #{score >= its own} / (n + 1).
 
     Scores are symmetric in all n + 1 models, so that P(p <= level) <= level for a clean model exchangeable with them,
-    whatever the law of the features (conformal). It costs about 100 calls
-    of the model, each for up to 3 x `draws` pictures, 70 of them with gradients.
+    whatever the law of the features (conformal). It costs about 100 calls of the model, each for up to 3 `draws`
+    pictures, 70 of them with gradients.
 
     Args:
         model: with gradients in x; of a conditional one the unconditional prediction is audited.
@@ -69,7 +69,7 @@ def audit(
         ValueError: for a level outside (0, 1), fewer clean models than 1 / level - 1 (none could be suspicious), or a
             feature that is not finite; as `features`.
 
-    Source: Vovk, Gammerman and Shafer, "Algorithmic learning in a random world", 2005, section 2.2 (the rank).
+    Source: Vovk, Gammerman and Shafer, "Algorithmic learning in a random world", 2005 (the rank).
     """
     if not 0.0 < level < 1.0:
         raise ValueError(f"the false-alarm rate is {level}, it must lie in (0, 1)")

@@ -76,8 +76,8 @@ def roc_auc(clean: Float[Tensor, " n"], planted: Float[Tensor, " m"]) -> tuple[f
     Raises:
         ValueError: for fewer than 2 of either.
 
-    Source: Hanley and McNeil, "The meaning and use of the area under a ROC curve", Radiology 143, 1982, equation 1; the
-    error by placements, DeLong et al., Biometrics 44, 1988.
+    Source: Hanley and McNeil, "The meaning and use of the area under a ROC curve", Radiology 143, 1982; the error
+    by placements, DeLong et al., Biometrics 44, 1988.
     """
     n, m = len(clean), len(planted)
     if n < 2 or m < 2:
