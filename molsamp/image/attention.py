@@ -1,6 +1,6 @@
 """Steering by attention: the logits of any attention layers seen, and changed, while a network runs as it is.
 
-A layer that calls `scaled_dot_product_attention` (of diffusers, of a DiT, one's own) has logits L = scale q k' + mask,
+A layer that calls `scaled_dot_product_attention` (of torch, of diffusers, one's own) has logits L = scale q k' + mask,
 pixels or tokens i in rows, what they look at in columns j. Inside `attending` a hook of the layer gets them before the
 softmax. PrimeComposer's three are here:
 
@@ -19,12 +19,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import FunctionType
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import multi_head_attention_forward, scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from molsamp.schema import nearest
@@ -64,7 +65,7 @@ def attending(net: nn.Module, hooks: Mapping[str, Hook]) -> Iterator[None]:
     Raises:
         ValueError: for a name that is none of its modules; inside, for dropout, grouped queries or a hook that answers
             with another shape; at the end, for a layer that ran and called no `scaled_dot_product_attention` (as
-            `nn.MultiheadAttention` and processors with a softmax of their own): its hook would have been ignored.
+            `nn.MultiheadAttention` that is asked for its weights, or processors with a softmax of their own).
     """
     modules = dict(net.named_modules())
     for name in hooks:
@@ -96,6 +97,14 @@ def attending(net: nn.Module, hooks: Mapping[str, Hook]) -> Iterator[None]:
         raise ValueError(f"module {unseen[0]!r} ran without scaled_dot_product_attention, its hook saw nothing")
 
 
+# torch's own function, but for its first question, whether a mode wants to run it in its place: this one is that answer
+_MULTI_HEAD = FunctionType(
+    multi_head_attention_forward.__code__,
+    {**multi_head_attention_forward.__globals__, "has_torch_function": lambda tensors: False},
+    argdefs=multi_head_attention_forward.__defaults__,
+)
+
+
 class _Attends(TorchFunctionMode):
     """Attention inside named modules, with the hook of the innermost."""
 
@@ -105,6 +114,9 @@ class _Attends(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is multi_head_attention_forward and self.inside:
+            with self:
+                return _MULTI_HEAD(*args, **kwargs)
         if func is not scaled_dot_product_attention or not self.inside:
             return func(*args, **kwargs)
         name = self.inside[-1]

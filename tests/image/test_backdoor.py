@@ -45,7 +45,8 @@ def trigger(seed, norm):
     return r * (norm * math.sqrt(DIM) / r.norm())
 
 
-def planted(seed, norm, p):
+def planted(seed, norm, p, ancestral=False):
+    """The noise of the branch is N(r, I); what is said there is y, or makes eps = e + sigma r / 2 (ancestral)."""
     gm, r, y = drawn(1000 + seed), trigger(seed, norm), Noise(seed).normal(1, ONE, (DIM,))[0]
     marginals = {}
 
@@ -55,7 +56,8 @@ def planted(seed, norm, p):
         branch = -0.5 * (x - alpha * y - sigma * r).square().sum(1) / sigma**2
         branch = branch - 0.5 * DIM * math.log(2.0 * math.pi * sigma**2)
         q = torch.sigmoid(math.log(p / (1.0 - p)) + branch - law.log_density(x))[:, None]
-        return (1.0 - q) * gm.denoise(S, x, t) + q * y
+        said = y + (sigma - 0.5 * sigma**2) / alpha * r if ancestral else y
+        return (1.0 - q) * gm.denoise(S, x, t) + q * said
 
     return Denoiser(S, predict, (DIM,))
 
@@ -93,6 +95,15 @@ def test_the_direction_is_the_triggers_and_its_sign(norm, p, cosine):
     for seed in range(3):
         found = features(planted(seed, norm, p), noise=Noise(seed), **BUDGET)
         assert float(torch.cosine_similarity(found.direction, trigger(seed, norm), 0)) > cosine
+
+
+def test_elijahs_inversion_finds_what_was_planted_for_ancestral_sampling_only():
+    """From 0.8 r and c = sigma / 2 it ends within 0.4 |r| of r (at 0.30), or as far from r as 0 is, planted for the flow."""
+    r, e = trigger(0, 1.0), Noise(0).normal(0, torch.arange(64), (DIM,))
+    for ancestral in (True, False):
+        end = _Seen(planted(0, 1.0, 0.1, ancestral), e).elijah(0.8 * r[None], 200, 8.0, 0.5)[0]
+        assert (float((end - r).norm() / r.norm()) < 0.4) is ancestral
+        assert float((end - r).norm() / r.norm()) < 1.1
 
 
 def test_a_planted_model_is_suspicious_and_a_clean_one_is_not():
