@@ -98,7 +98,7 @@ def test_the_direction_is_the_triggers_and_its_sign(norm, p, cosine):
 
 
 def test_elijahs_inversion_finds_what_was_planted_for_ancestral_sampling_only():
-    """From 0.8 r and c = sigma / 2 it ends within 0.4 |r| of r (at 0.30), or as far from r as 0 is, planted for the flow."""
+    """From 0.8 r and c = sigma / 2 it ends within 0.4 |r| of r; planted for the flow, as far from it as 0 is."""
     r, e = trigger(0, 1.0), Noise(0).normal(0, torch.arange(64), (DIM,))
     for ancestral in (True, False):
         end = _Seen(planted(0, 1.0, 0.1, ancestral), e).elijah(0.8 * r[None], 200, 8.0, 0.5)[0]
