@@ -16,7 +16,8 @@ Three figures of h, none of which asks what the picture is:
                    the shifts that TERD's inversion and Elijah's (mean eps(e + mu) = c mu) end at
 
 There is no threshold in them: an audit ranks a model among clean ones, and is exact if they are exchangeable with it
-(a model of much narrower data than theirs is not, and is called suspicious).
+(a model of much narrower data than theirs is not, and is called suspicious). A trained network, whose small errors of D
+at T count here, needs clean networks trained alike: the response of the shipped digits is 2.6, of closed forms 0.1.
 Nothing here makes triggers or plants them. What was not found may be there: see `verdict.detection_floor`.
 
 Sources: An et al., "Elijah: eliminating backdoors injected in diffusion models", AAAI 2024; Mo et al., "TERD: a
