@@ -17,7 +17,7 @@ from molsamp.planning.worlds import Pose, World
 
 F64 = torch.float64
 UNIFORM = {"rrt": PLANNERS["rrt"], "sst": PLANNERS["sst"], "prefixes": replace(PLANNERS["rrt"], keep_prefix=True)}
-DITREE = replace(PLANNERS["ditree"], batch=64, target_bias=0.85)
+DITREE = replace(PLANNERS["ditree"], batch=64, target_bias=0.85, execute=8)
 
 
 def pursuit(states, targets, problem, noise, step):
