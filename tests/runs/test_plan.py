@@ -338,7 +338,7 @@ def test_the_animation_plays_in_a_browser(finished, closed, tmp_path):
             page.click("#play")
             page.wait("document.getElementById('play').textContent === 'Pause'")
             if folder is finished:
-                page.wait(f"Math.abs({pixels} - {end}) > 1e-2 * {end}")  # the first frame is drawn a while after the click
+                page.wait(f"Math.abs({pixels} - {end}) > 1e-2 * {end}")  # after the first frame
             page.click("#play")
             page.evaluate(
                 "(() => { const s = document.getElementById('frame'); s.value = s.max - 200; "
