@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from molsamp.engine.state import Particles
 from molsamp.image import models
 from molsamp.image.data import Images
 from molsamp.image.denoiser import Denoiser
+from molsamp.learn.weights import digest
 
 Observer = Callable[[int, Particles, object], None]
 
@@ -113,4 +113,4 @@ def data_set(name: str) -> str | None:
 def fingerprint(name: str) -> str | None:
     """sha256, its first 16 digits, of a model's file of weights; None for a model without one."""
     file = models.WEIGHTS / f"{name}.safetensors" if name in models.SETS else Path(name)
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else None
+    return digest(file) if file.is_file() else None

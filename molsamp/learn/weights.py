@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,15 @@ def install(net: nn.Module, weights: dict[str, Tensor], file: Path) -> nn.Module
             raise ValueError(f"{file}: the shape of weight {name} {told}")
     net.load_state_dict(weights)
     return net.eval().requires_grad_(False)
+
+
+def digest(file: Path) -> str:
+    """Start of the sha256 of a file, by which settings know it again.
+
+    Raises:
+        OSError: if the file cannot be read.
+    """
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
 def _is_pickle(file: Path) -> bool:

@@ -47,6 +47,18 @@ def write_csv(file: Path, heading: Sequence[str], rows: Iterable[Sequence[Any]])
     write(file, lambda f: f.write_text(text.getvalue()))
 
 
+def write_tables(folder: Path, tables: Mapping[str, tuple[Sequence[str], Iterable[Sequence[Any]]]]) -> None:
+    """Write figures/NAME.csv in a run folder for every table (heading, rows).
+
+    Raises:
+        OSError: if the folder cannot be written.
+    """
+    figures = folder / "figures"
+    figures.mkdir(parents=True, exist_ok=True)
+    for name, (heading, rows) in tables.items():
+        write_csv(figures / f"{name}.csv", heading, rows)
+
+
 def save_dcd(x: Float[Tensor, "F A 3"], file: Path) -> None:
     """Frames in nm as a DCD, which has angstrom; the creation text is a constant."""
     from mdtraj.formats import DCDTrajectoryFile

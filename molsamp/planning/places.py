@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from molsamp.engine.noise import Noise
+from molsamp.learn.weights import digest
 from molsamp.planning.problems import FAMILIES, Problem, between, drawn, problem
 from molsamp.planning.vehicles import Vehicle
 from molsamp.planning.worlds import World, load_octile
@@ -22,11 +22,6 @@ APART = (12.0, 6.0, 3.0, 1.5, 1.0)  # m of way between start and goal: the first
 def fingerprint(world: str) -> str | None:
     """Start of the sha256 of a world's file; None for a world that is generated."""
     return None if world in FAMILIES else digest(_file(world))
-
-
-def digest(file: Path) -> str:
-    """Start of the sha256 of a file."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
 def place(

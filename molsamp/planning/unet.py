@@ -43,9 +43,7 @@ class TemporalUNet(nn.Module):
         channels = [width * 2**k for k in range(levels)]
         with seeded(noise):
             self.first = nn.Conv1d(controls, width, 3, padding=1)
-            self.down = nn.ModuleList(
-                Block(a, b, condition) for a, b in zip([width, *channels], channels, strict=False)
-            )
+            self.down = nn.ModuleList(Block(a, b, condition) for a, b in pairwise([width, *channels]))
             self.shorter = nn.ModuleList(nn.Conv1d(a, a, 3, 2, 1) for a in channels[:-1])
             self.longer = nn.ModuleList(nn.Conv1d(b, a, 3, padding=1) for a, b in pairwise(channels))
             self.up = nn.ModuleList(Block(2 * a, a, condition) for a in channels[:-1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from molsamp.image.steered_analysis import Found, weights
 from molsamp.image.steered_analysis import analyse as scored
 from molsamp.image.subject import Subject
 from molsamp.image.wishes import REWARDS, Wishes, guides, reward
+from molsamp.learn.weights import digest
 from molsamp.runs.checkpoint import replace, write_tensors, write_text
 from molsamp.runs.config_steered import SteeredConfig
 from molsamp.runs.sheet import sheet
@@ -85,7 +85,7 @@ def settled(config: SteeredConfig) -> SteeredConfig:
     file = Path(config.measurement)
     if not file.is_file():
         raise ValueError(f"--measurement: {file}: no such file")
-    now = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    now = digest(file)
     if config.measured not in (None, now):
         raise ValueError(f"measured: {file} has the sha256 {now}, the settings were made for {config.measured}")
     return config.model_copy(update={"measured": now})

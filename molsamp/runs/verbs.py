@@ -188,7 +188,8 @@ class OfWorld(Verb):
         self, options: Mapping[str, Any], sets: Sequence[str], file: Path | None, written: Table
     ) -> tuple[Config, Any]:
         """As `Verb`; the files of the world and of the policy are known by their sha256, as a model's weights are."""
-        from molsamp.planning.places import digest, fingerprint
+        from molsamp.learn.weights import digest
+        from molsamp.planning.places import fingerprint
         from molsamp.runs import plans
         from molsamp.runs.config_plan import CARS, METHODS, PlanConfig
         from molsamp.runs.config_plan import PRESETS as OF_PLANNERS

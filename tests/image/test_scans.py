@@ -123,7 +123,7 @@ def test_words_that_are_no_operator_are_refused(text, event, match):
     ],
 )
 def test_measurements_that_do_not_fit_are_refused(tmp_path, array, match):
-    np.save(tmp_path / "y.npy", array, allow_pickle=True)
+    np.save(tmp_path / "y.npy", array, allow_pickle=True)  # only objects need it: a file that `read` must refuse
     with pytest.raises(ValueError, match=match):
         read(tmp_path / "y.npy", operator("radon:4", EVENT))
 

@@ -16,7 +16,7 @@ from molsamp.engine.estimates import Estimate
 from molsamp.molecular.free_energy import plumed
 from molsamp.molecular.free_energy.surface import Surface
 from molsamp.molecular.free_energy.walkers import Walkers
-from molsamp.molecular.trajectories import pdb, player, save_dcd, write, write_csv
+from molsamp.molecular.trajectories import pdb, player, save_dcd, write, write_tables
 
 LOW = 10.0  # kT: two surfaces are compared below it, at 300 K below 25 kJ/mol
 AGREE = 0.4  # kT of mean difference between the two estimators that is worth a word
@@ -115,12 +115,9 @@ class Analysis:
             OSError: if the folder cannot be written.
         """
         folder = Path(folder)
-        figures = folder / "figures"
-        figures.mkdir(parents=True, exist_ok=True)
         text = plumed.grid_text(self.job.grid, fes=self.surface.F, error=self.surface.error)
         write(folder / "fes.dat", lambda f: f.write_text(text))
-        for name, (heading, rows) in self._tables().items():
-            write_csv(figures / f"{name}.csv", heading, rows)
+        write_tables(folder, self._tables())
         if self.job.task.system.masses is not None and self.job.snapshots:
             self._structures(folder)
 

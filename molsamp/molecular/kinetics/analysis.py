@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from molsamp.molecular.kinetics.rates import Rates
-from molsamp.molecular.trajectories import write
+from molsamp.molecular.trajectories import write_tables
 
 
 @dataclass(frozen=True)
@@ -41,14 +39,7 @@ class Analysis:
         Raises:
             OSError: if the folder cannot be written.
         """
-        figures = Path(folder) / "figures"
-        figures.mkdir(parents=True, exist_ok=True)
-        for name, (heading, rows) in self.job.tables().items():
-            text = io.StringIO()
-            out = csv.writer(text, lineterminator="\n")
-            out.writerow(heading)
-            out.writerows([f"{a:.6g}" for a in row] for row in rows)
-            write(figures / f"{name}.csv", lambda f, t=text: f.write_text(t.getvalue()))  # type: ignore[misc]
+        write_tables(Path(folder), self.job.tables())
 
 
 def analyse(job: Rates) -> Analysis:

@@ -18,7 +18,7 @@ from molsamp.molecular.steering.job import FeynmanKac
 from molsamp.molecular.steering.populations import average, even, joined
 from molsamp.molecular.steering.rewards import Near
 from molsamp.molecular.steering.tables import Table, distribution, effective, ends, genealogy
-from molsamp.molecular.trajectories import pdb, player, save_dcd, write, write_csv
+from molsamp.molecular.trajectories import pdb, player, save_dcd, write, write_csv, write_tables
 
 FRAMES = 24  # structures in the player
 FEW = 2.0  # lineages or effective replicas below which a reader is warned
@@ -140,10 +140,7 @@ class Analysis:
             OSError: if the folder cannot be written.
         """
         folder = Path(folder)
-        figures = folder / "figures"
-        figures.mkdir(parents=True, exist_ok=True)
-        for name, (heading, rows) in self._tables().items():
-            write_csv(figures / f"{name}.csv", heading, rows)
+        write_tables(folder, self._tables())
         for name, found in (("particles", self.steered), ("free", self.weighed)):
             write_csv(folder / f"{name}.csv", *ends(found, self.job.aim))
         if self.job.aim.task.system.masses is not None:
