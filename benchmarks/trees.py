@@ -26,7 +26,12 @@ from molsamp.engine import Noise
 from molsamp.planning import PLANNERS, Car, Planner, plan, problem
 
 RESULTS = ROOT / "benchmarks" / "results" / "trees.json"
-CODE = ("molsamp/engine", "molsamp/planning", "benchmarks/trees.py")
+CODE = (
+    *(f"molsamp/engine/{name}.py" for name in ("trees", "columns", "neighbours", "kd", "witnesses", "noise")),
+    *(f"molsamp/planning/{n}.py" for n in ("kernels", "vehicles", "worlds", "generators", "problems")),
+    *(f"molsamp/planning/{n}.py" for n in ("planners", "settings", "edges", "samplers")),
+    "benchmarks/trees.py",
+)
 CARS = {"easy": 15.5, "hard": 4.0}
 BATCHES, THOUSAND, SECONDS = (32, 64, 128), 1000, 10.0
 
