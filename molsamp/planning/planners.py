@@ -29,14 +29,13 @@ from molsamp.engine.neighbours import Neighbours
 from molsamp.engine.noise import Noise
 from molsamp.engine.trees import Tree
 from molsamp.engine.witnesses import Witnesses
+from molsamp.planning.draws import Ahead
 from molsamp.planning.edges import Edges, driven, held, merge
 from molsamp.planning.problems import Problem
 from molsamp.planning.results import Counts, Plan, Result, coverage, diagnose
 from molsamp.planning.samplers import Sampler
 from molsamp.planning.settings import PLANNERS, Settings
 from molsamp.planning.vehicles import DIVERGED, HIT, REACHED
-
-AHEAD = 64  # batches
 
 
 class Planner:
@@ -60,7 +59,7 @@ class Planner:
         self.best: int | None = None
         self.cpu_seconds = 0.0
         self.first_solution: float | None = None
-        self._block, self._ahead = -1, problem.start.new_empty(0)
+        self._lanes, self._policy = (Ahead(noise.child(name).seed, settings.batch) for name in ("lanes", "policy"))
         self._failed = Columns({"edges": torch.zeros(1, dtype=torch.int64)})
         self._tips = torch.zeros(settings.batch, dtype=torch.int64)
         along = {"states": problem.start[None], "controls": problem.start.new_zeros((1, problem.vehicle.controls))}
@@ -185,16 +184,10 @@ class Planner:
         return torch.where(leave, active[(u[:, 1] * len(active)).long()], parents)
 
     def _draws(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """This batch's uniform numbers: for the aims, the mixture, uniform controls, and nodes that are left.
-
-        They are drawn AHEAD batches at a time, which changes their cost, not their values.
-        """
-        block, row = divmod(self.counts.batches, AHEAD)
+        """This batch's uniform numbers: for the aims, the mixture, uniform controls, and nodes that are left."""
         sizes = (len(self.problem.start) + 2, 2, self.problem.vehicle.controls + 1, 2)
-        if block != self._block:
-            steps, lanes = range(block * AHEAD, (block + 1) * AHEAD), torch.arange(self.settings.batch)
-            self._block, self._ahead = block, self.noise.child("lanes").uniform(steps, lanes, (sum(sizes),))
-        aim, mix, control, other = self._ahead[row].split(sizes, dim=1)
+        u = self._lanes.uniform(self.counts.batches, torch.arange(self.settings.batch), (sum(sizes),))
+        aim, mix, control, other = u.split(sizes, dim=1)
         return aim, mix, control, other
 
     def _aims(self, u: Tensor) -> Tensor:
@@ -217,8 +210,8 @@ class Planner:
         if len(rows := torch.nonzero(own)[:, 0]):
             parts.append((rows, held(starts[rows], problem, control[rows], s.longest)))
         if len(rows := torch.nonzero(~own)[:, 0]):
-            noise, call = self.noise.child("policy"), self.counts.batches
-            driving = driven(starts[rows], targets[rows], problem, self.sampler, noise, call, s.longest, s.execute)
+            ends, batch = targets[rows], self.counts.batches
+            driving = driven(starts[rows], ends, problem, self.sampler, self._policy, batch, s.longest, s.execute)
             parts.append((rows, driving))
         return merge(parts, len(own))
 

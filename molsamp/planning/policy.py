@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -58,10 +59,7 @@ def observe(states: Float[Tensor, "B s"], targets: Float[Tensor, "B 2"], problem
     body = problem.vehicle.body
     heading = states[:, body.headings[0]] if body.headings else torch.zeros_like(states[:, 0])
     c, s = heading.cos()[:, None], heading.sin()[:, None]
-    at = SPACING * (torch.arange(SIDE, dtype=states.dtype) - 0.5 * (SIDE - 1))
-    left, ahead = (axis.reshape(1, -1) for axis in torch.meshgrid(at, at, indexing="ij"))
-    points = torch.stack([c * ahead - s * left, s * ahead + c * left], -1) + states[:, None, :2]
-    walls = problem.world.is_blocked(points).to(torch.float32).mul(2.0).sub(1.0).view(-1, SIDE, SIDE)
+    walls = _walls(states, heading, problem)
     d = targets - states[:, :2]
     far = d.norm(dim=1, keepdim=True)
     d = torch.cat([c * d[:, :1] + s * d[:, 1:], -s * d[:, :1] + c * d[:, 1:]], 1) / far.clamp(min=1e-9)
@@ -74,6 +72,15 @@ def observe(states: Float[Tensor, "B s"], targets: Float[Tensor, "B 2"], problem
             columns.append(states[:, i : i + 1] / max(abs(low), abs(high)))
     columns.append(torch.full_like(far, math.log(getattr(problem.vehicle, "C2", 1.0))))
     return Observation(walls, torch.cat(columns, 1).to(torch.float32))
+
+
+def _walls(states: Tensor, heading: Tensor, problem: Problem) -> Float[Tensor, "B side side"]:
+    from molsamp.planning.sight import look_around
+
+    _, _, blocked, pose, _, _ = problem.vehicle.walls(problem.world)
+    out = np.empty((len(states), SIDE, SIDE), np.float32)
+    look_around(blocked, pose, states.contiguous().numpy(), heading.contiguous().numpy(), SPACING, out)
+    return torch.from_numpy(out)
 
 
 class PolicyNetwork(nn.Module):
