@@ -13,7 +13,9 @@ as it takes, as long as the code that it exercises stands. Finished runs are app
 benchmarks/results/alanine_rates.json, and not repeated.
 
     python benchmarks/alanine_rates.py --pieces we@500,md@500 --picoseconds 60,1000 --seeds 1,2,3,4
-    python benchmarks/alanine_rates.py --pieces we@300,flux@300 --picoseconds 200,100 --settle 50 --seeds 1,2
+    python benchmarks/alanine_rates.py --pieces flux@300 --picoseconds 100 --settle 50 --seeds 1,2
+    python benchmarks/alanine_rates.py --pieces we@300 --picoseconds 120 --settle 10 --seeds 1,2 --set walkers=256
+        --set recycle=true --set segment=0.02 --set "edges=[-1.05,-0.91,-0.77,-0.63,-0.49,-0.35,-0.21,-0.07,0.07,0.21]"
     python benchmarks/alanine_rates.py --table
 """
 
@@ -23,6 +25,8 @@ import argparse
 import math
 import os
 import time
+import zlib
+from collections.abc import Sequence
 
 os.environ.setdefault("MOLSAMP_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -59,23 +63,27 @@ WALKERS, PULLED, WINDOW = 256, (1.0, 0.5, 0.25, 0.1), 0.05  # at phi = 0; rad: w
 EVERY, LOOK, LONGEST = 5.0, 0.005, 20.0  # ps: between shots, between looks at one, after which it is given up
 
 
-def measure(results: Results, piece: str, picoseconds: float | None, settle: float | None, seed: int) -> None:
+def measure(
+    results: Results, piece: str, picoseconds: float | None, settle: float | None, seed: int, more: Sequence[str] = ()
+) -> None:
     """One run; what is not given is as `molsamp rates alanine-dipeptide` has it."""
     method, kelvin = piece.split("@")
     system = load("alanine-dipeptide")
     options = {"system": system.name, "method": method, "seed": seed, "temperature": float(kelvin)}
     times = {"production": picoseconds, "settle": settle}
-    sets = [f"{name}={value:g}" for name, value in times.items() if value is not None]
+    sets = [f"{name}={value:g}" for name, value in times.items() if value is not None] + list(more)
     own = {**system.methods, **system.methods.get("rates", {})}
     config, system = with_system(build(RatesConfig, options, sets, METHODS, {"demo": {}}, own=own), system)
     settings, code = config.of_method, code_version(*CODE)
     key = {"piece": piece, "picoseconds": settings.production, "settle": settings.settle, "seed": seed}
+    key["set"] = list(more) or None
     if results.has(code, **key):
         return
     job = make(system, method, settings, seed=seed)
     t = job.transition
     assert set(t.a) == A and set(t.b) == B, f"A = {t.a} and B = {t.b} are not what is asked for"
     name = f"alanine-rates-{piece}-{settings.production:g}-{settings.settle:g}-{seed}-{code}".replace("@", "-")
+    name += f"-{zlib.crc32(repr(more).encode()):08x}" if more else ""
     folder = ROOT / "runs" / name
     with Run(folder, resume=folder.exists()) as run, run.signals():
         job.fit(run, each=lambda m: show(piece, seed, job.k, job.total, m))
@@ -161,8 +169,8 @@ def pooled(runs: list[dict]) -> Estimate:
 
 def verdict(we: Estimate, md: Estimate, name: str) -> str:
     """Whether two rates agree: do intervals overlap, and does that of their ratio (by the logarithms) hold 1."""
-    if not all(0.0 < a < math.inf for e in (we, md) for a in (e.value, *e.interval)):
-        return "no verdict: one of the two has no arrivals, or no error"
+    if not all(a > 0.0 for e in (we, md) for a in (e.value, *e.interval)):
+        return "no verdict: one of the two has no arrivals"
     overlap = we.interval[0] <= md.interval[1] and md.interval[0] <= we.interval[1]
     r = we.value / md.value
     up = math.hypot(math.log(we.interval[1] / we.value), math.log(md.value / md.interval[0]))
@@ -180,10 +188,10 @@ def table(results: Results) -> str:
     groups: dict[tuple, list[dict]] = {}
     rates: dict[str, Estimate] = {}
     for e in newest:
-        groups.setdefault((e["piece"], e["picoseconds"], e["settle"]), []).append(e)
+        groups.setdefault((e["piece"], e["picoseconds"], e["settle"], *(e.get("set") or ())), []).append(e)
     lines = [f"{'piece':8} {'ps':>6} {'settle':>6} {'seeds':>5} {'rate, 1/ps':>10} {'95 % interval':>23} "
              f"{'evaluations':>11} {'CPU s':>8}  warnings"]  # fmt: skip
-    for (piece, ps, settle), runs in groups.items():
+    for (piece, ps, settle, *_), runs in groups.items():
         k = rates[piece] = pooled(runs)
         evaluations, cpu = (sum(e[name] for e in runs) for name in ("energy_evaluations", "cpu_seconds"))
         low, high = (f"{a:.4g}" for a in k.interval)
@@ -206,6 +214,7 @@ def main() -> None:
     )
     parser.add_argument("--settle", type=float, help="ps before it; default: the methods' own")
     parser.add_argument("--seeds", default="1,2,3,4")
+    parser.add_argument("--set", action="append", default=[], help="NAME=VALUE of the method, as of `molsamp rates`")
     parser.add_argument("--table", action="store_true", help="measure nothing")
     given = parser.parse_args()
     pieces = given.pieces.split(",")
@@ -216,11 +225,14 @@ def main() -> None:
     if len(budgets) != len(pieces):
         parser.error(f"--picoseconds: got {len(budgets)} for {len(pieces)} pieces; allowed is one, or one for each")
     torch.set_num_threads(1)
-    results = Results(FILE, ("piece", "picoseconds", "settle", "seed"))
+    results = Results(FILE, ("piece", "picoseconds", "settle", "seed", "set"))
     try:
         for seed in (int(s) for s in given.seeds.split(",") if not given.table):
             for piece, picoseconds in zip(pieces, budgets, strict=True):
-                (shots if piece.startswith("flux") else measure)(results, piece, picoseconds, given.settle, seed)
+                if piece.startswith("flux"):
+                    shots(results, piece, picoseconds, given.settle, seed)
+                else:
+                    measure(results, piece, picoseconds, given.settle, seed, given.set)
     except Interrupted:
         print("stopped after a checkpoint; the same command goes on from there")
     print(table(results))

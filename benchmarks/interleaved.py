@@ -55,7 +55,7 @@ class Results:
 
     def has(self, code: str, **entry) -> bool:
         """Whether an entry with these keys was measured on this code."""
-        return any(e["code"] == code and all(e[k] == entry[k] for k in entry) for e in self.entries)
+        return any(e["code"] == code and all(e.get(k) == entry[k] for k in entry) for e in self.entries)
 
     def add(self, code: str, **entry) -> None:
         """Append an entry with code, commit, machine and date, and write the file."""

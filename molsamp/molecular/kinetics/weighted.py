@@ -160,6 +160,10 @@ class WeightedEnsemble(Rates):
         settled = self.counted()
         if not float(settled.hits[..., 0].sum()) > 0.0:
             return [*found, f"Nothing came from A to B. {self.advice}"]
+        if math.isinf(self._rate(settled).interval[1]):
+            found.append(
+                f"One or two replicas brought nearly all that came to B, so the rate has no upper bound. {self.advice}"
+            )
         middle = self.settled + (self.segments - self.settled) // 2
         a, b = self._rate(settled.part(self.settled, middle)), self._rate(settled.part(middle))
         if a.interval[1] < b.interval[0] or b.interval[1] < a.interval[0]:

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -67,6 +68,19 @@ def test_symmetry(done):
         assert abs(q.value + mirrored.value - 1.0) < 1.5 * half + 0.01
     middle = next(name for name in results if name.startswith("committor"))
     assert abs(results[middle].value - 0.5) < 0.2
+
+
+def test_what_one_replica_brought_has_no_upper_bound(hot, done):
+    """A rate that rests on a single replica is told as a lower bound, and so is its first-passage time."""
+    d = job(hot, "we", seed=3)
+    h = done["we"].history()
+    one = torch.zeros(h.hits.shape[1], 1, dtype=torch.float64)
+    one[2] = 1.0
+    d.parts = [replace(h, hits=h.hits * one)]
+    results = d.results()
+    assert results["rate"].interval == (0.05 * results["rate"].value, math.inf)
+    assert results["mfpt"].interval == (0.0, pytest.approx(20.0 * results["mfpt"].value))
+    assert [w for w in d.warnings() if "no upper bound" in w]
 
 
 @pytest.mark.parametrize("method", METHODS)
