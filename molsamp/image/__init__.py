@@ -27,6 +27,7 @@ _HOMES = {
     "audit": "molsamp.image.backdoor",
     "choose_start": "molsamp.image.boundary",
     "compensated": "molsamp.image.compensation",
+    "compose": "molsamp.image.composing",
     "features": "molsamp.image.models",
     "fit_gaussian": "molsamp.image.teleport",
     "fit_heights": "molsamp.image.transport",

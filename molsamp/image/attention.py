@@ -2,7 +2,7 @@
 
 A layer that calls `scaled_dot_product_attention` (of torch, of diffusers, one's own) has logits L = scale q k' + mask,
 pixels or tokens i in rows, what they look at in columns j. Inside `attending` a hook of the layer gets them before the
-softmax. PrimeComposer's three are here:
+softmax. PrimeComposer's three are here (`composing.compose` is the rest of it):
 
     `Recorder`   in a pass on (composite, object): S = L[composite's rows, object's tokens in its mask]
     `Inject`     in the generator's pass: L[:, J] = S, then L[J, :] = S', J the place where the object is put
@@ -16,6 +16,7 @@ steering", ACM MM 2024; arXiv 2403.05053.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +30,12 @@ from torch.nn.functional import multi_head_attention_forward, scaled_dot_product
 from torch.overrides import TorchFunctionMode
 
 from molsamp.schema import nearest
+
+HEAVY = 1 << 30  # bytes of recorded logits that are warned of
+
+
+class Memory(UserWarning):
+    """Recorded logits take much memory."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +169,8 @@ def _of_attention(
 class Recorder:
     """Keeps S = scale q_i.k_j of every layer, queries from one picture of a batch and keys of some tokens of another.
 
-    `kept` holds one S of each layer, (heads, N, M), the newest; it takes 4 heads N M bytes in float32.
+    `kept` holds one S of each layer, (heads, N, M), the newest; it takes 4 heads N M bytes in float32. Before one is
+    made with which they all exceed 1 GiB, a `Memory` warning says so.
 
     Args:
         of: (picture of the queries, picture of the keys) in the batch.
@@ -177,6 +185,11 @@ class Recorder:
         """Changes nothing; masks of the layer are left out."""
         i, j = self.of
         some = call.k[j][:, self.tokens(call.k.shape[2]).to(call.k.device)]
+        others = sum(S.nbytes for layer, S in self.kept.items() if layer != call.layer)
+        own = call.q[i].shape[:-1].numel() * some.shape[1] * call.q.element_size()
+        if others + own > HEAVY >= others:
+            words = f"with layer {call.layer!r} recorded logits take {(others + own) / 2**30:.1f} GiB"
+            warnings.warn(Memory(f"{words}; a smaller object or fewer layers take less"), stacklevel=2)
         self.kept[call.layer] = (call.q[i] @ some.mT * call.scale).detach()
         return call.logits
 

@@ -8,6 +8,7 @@ With D_c and D_u the predictions of x_0 with and without the condition, a = alph
 
 A guide acts on what it is given, the conditional prediction: it guides a rollout of the conditional model, and asks
 `unconditional` itself, once a step. None of these samples p(x | c)^w p(x)^(1 - w); only weights do (`steering.steer`).
+`Noted` tells how much a guide does.
 """
 
 from __future__ import annotations
@@ -179,6 +180,24 @@ class Threshold:
         """Clips and scales."""
         aim = _threshold(p.aim, self.quantile)
         return (p.towards(aim) if p.origin is p.aim else p.aimed(aim)), ()
+
+
+class Noted:
+    """A guide as it is, and a note of how far it moves the aim, the root mean square of aim' - aim of every picture.
+
+    Args:
+        guide: the guide.
+        notes: one (n,) for every evaluation is appended.
+    """
+
+    def __init__(self, guide: Guide, notes: list[Float[Tensor, " n"]]):
+        self.guide, self.slots, self.notes = guide, guide.slots, notes
+
+    def __call__(self, p: Prediction, state: State | None) -> tuple[Prediction, State]:
+        """What the guide makes of it."""
+        after, state = self.guide(p, state)
+        self.notes.append((after.aim - p.aim).square().flatten(1).mean(1).sqrt())
+        return after, state
 
 
 def guided(solver: str | Integrator, *guides: Guide) -> Guided:

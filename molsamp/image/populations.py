@@ -27,7 +27,7 @@ from molsamp.engine.state import Particles, Status
 from molsamp.engine.steering import Collapse, Value
 from molsamp.engine.steering import Kind as Potential
 from molsamp.image.denoiser import Denoiser
-from molsamp.image.guidance import guided
+from molsamp.image.guidance import Noted, guided
 from molsamp.image.sampling import grid_of, sample
 from molsamp.image.steering import steer
 from molsamp.image.subject import Subject
@@ -40,6 +40,8 @@ RENOISING = "renoising"
 
 class Populations:
     """n pictures in populations of equal size; a `learn.drive.Job` whose units are populations.
+
+    `moved`, (populations, guides, rows), is how far each guide moved the aims: root mean square of a picture, averaged.
 
     Args:
         subject: the model; guides of classes want it conditional, guidance = 1.
@@ -95,6 +97,7 @@ class Populations:
         self.status, self.logw = torch.zeros(n, dtype=torch.int8), torch.zeros(n, dtype=torch.float64)
         self.effective = torch.zeros(len(self.rows), self.total, dtype=torch.float64)
         self.ancestors = torch.zeros(len(self.rows), n, dtype=torch.int64)
+        self.moved = torch.zeros(self.total, len(wishes.chain(0, self._unconditional())), steps, dtype=torch.float64)
         self.asked_to_stop: Callable[[], bool] = lambda: False
 
     @property
@@ -112,16 +115,19 @@ class Populations:
         u, m = self.k, self.size
         own, ids = slice(u * m, (u + 1) * m), torch.full((m,), u)
         noise, model, free = self.noise.child(f"population:{u}"), self.subject.model(ids), self._unconditional()
-        chain = Chain(self.wishes.chain(u, free))
-        solver = Guided(self.integrator, chain)
+        guides = self.wishes.chain(u, free)
+        notes: list[list[Tensor]] = [[] for _ in guides]
+        solver = Guided(self.integrator, Chain(tuple(map(Noted, guides, notes))))
         how: dict[str, Any] = {"noise": noise, "grid": self.times}
         if self.wishes.reward is None:
             p = sample(_Watched(model, self), solver, self.steps, m, **how).final
         else:
-            found = self._steered(model, solver, chain, how)
+            found = self._steered(model, solver, Chain(guides), how)
             p, self.effective[:, u] = found.particles, found.effective[:, 0]
             self.ancestors[:, own] = u * m + found.ancestors
         self.x[own], self.status[own], self.logw[own] = p.x, p.status, p.logw
+        for k, of_rows in enumerate(notes):
+            self.moved[u, k] = torch.stack(of_rows).double().nanmean(1)
         self.calls += model.calls
         self.forwards += model.forwards + free.forwards
         if self.compared:
@@ -210,7 +216,7 @@ class Populations:
 
 
 COUNTERS = ("k", "calls", "forwards", "beside")
-KEPT = ("x", "before", "status", "logw", "effective", "ancestors")
+KEPT = ("x", "before", "status", "logw", "effective", "ancestors", "moved")
 
 
 class _Watched:

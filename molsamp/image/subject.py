@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from molsamp.engine.state import Particles
-from molsamp.image import models
+from molsamp.image import foreign, models
 from molsamp.image.data import Images
 from molsamp.image.denoiser import Denoiser
 from molsamp.learn.weights import digest
@@ -24,7 +25,7 @@ class Subject:
     """A model, and towards what it is sampled.
 
     Args:
-        name: of the model, as `models.load` knows it.
+        name: of the model, as `models.load` knows it, or a folder of diffusers.
         denoiser: the model itself.
         label: class of every picture; None: no class, or under guidance the classes in turn.
         guidance: w of classifier-free guidance, 0 unconditional, 1 conditional; None: 1 with a label, else none.
@@ -44,10 +45,10 @@ class Subject:
         """Load a model by name, and see that it can do what is asked of it by one call.
 
         Raises:
-            ValueError: as `models.load`; a class or guidance for a model without classes; a class that it has not; a
-                network whose answer has another shape than its pictures.
+            ValueError: as `models.load` or `foreign.read`; a class or guidance for a model without classes; a class
+                that it has not; a network whose answer has another shape than its pictures.
         """
-        denoiser = models.load(name)
+        denoiser = foreign.read(Path(name)) if foreign_folder(name) else models.load(name)
         classes, asked = denoiser.conditional, "class" if label is not None else "guidance"
         if classes is None and not (label is None and guidance is None):
             raise ValueError(f"{asked}: model '{name}' is unconditional, it knows no classes")
@@ -110,7 +111,15 @@ def data_set(name: str) -> str | None:
     return bare if bare in models.SETS else None
 
 
+def foreign_folder(name: str) -> bool:
+    """Whether a model's name is that of a folder, and not of a model that is shipped."""
+    return name not in models.NAMES and Path(name).is_dir()
+
+
 def fingerprint(name: str) -> str | None:
-    """sha256, its first 16 digits, of a model's file of weights; None for a model without one."""
+    """sha256, its first 16 digits, of a model's file of weights, or of a folder's files; None for a model without."""
+    if foreign_folder(name):
+        each = "".join(map(digest, foreign.files(Path(name))))
+        return hashlib.sha256(each.encode()).hexdigest()[:16]
     file = models.WEIGHTS / f"{name}.safetensors" if name in models.SETS else Path(name)
     return digest(file) if file.is_file() else None

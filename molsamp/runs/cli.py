@@ -41,7 +41,9 @@ Device = Annotated[str | None, typer.Option(help="cpu; for OpenMM forces on a GP
 Model = Annotated[
     str | None,
     typer.Option(
-        help="digits | mnist | ideal:digits | ideal:mnist | a .safetensors file (default: digits).", metavar="NAME"
+        help="digits | mnist | ideal:digits | ideal:mnist | a .safetensors file | a folder of diffusers "
+        "(default: digits).",
+        metavar="NAME",
     ),
 ]
 Grid = Annotated[str | None, typer.Option(help="Times: uniform | quadratic | log-snr | karras (default: the model's).")]

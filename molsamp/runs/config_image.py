@@ -16,7 +16,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 
 Grid = Literal["uniform", "quadratic", "log-snr", "karras"]
 GRID = "uniform | quadratic | log-snr | karras; none: that of the model's schedule"
-MODEL = "digits | mnist | ideal:digits | ideal:mnist, or a file of weights"
+MODEL = "digits | mnist | ideal:digits | ideal:mnist, a file of weights, or a folder of diffusers"
 WEIGHTS = "start of the sha256 of the model's file"
 LABEL = "class of every picture; none: no class, under guidance all in turn"
 GUIDANCE = "w of D_u + w (D_c - D_u): 0 unconditional, 1 conditional"

@@ -1,11 +1,30 @@
-"""The figures of steered pictures: SVG for the page; the data are figures/population, genealogy and final.csv."""
+"""The figures of steered pictures: SVG for the page; their data are guidance, population, genealogy and final.csv."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from molsamp.runs.drawing import BLUE, GREY, ORANGE, canvas, columns, finish, legend
+from molsamp.runs.figures_image import LINES
 from molsamp.runs.reading import Finished
+
+
+def guidance(run: Finished) -> str | None:
+    """Draw how far each guide moves the aim in each row, with 95 % bands over the populations."""
+    if not (table := run.tables.get("guidance")):
+        return None
+    with canvas("guidance", (5.6, 3.2)) as (figure, out):
+        ax = figure.subplots()
+        for k, name in enumerate(dict.fromkeys(table["guide"])):
+            row, rms, low, high = columns(table, "row", "rms", "low", "high", guide=name)
+            colour = LINES[k % len(LINES)]
+            ax.fill_between(row, np.maximum(low, 0.0), high, color=colour, alpha=0.22, lw=0)
+            ax.plot(row, rms, color=colour, lw=1.6, label=name)
+        ax.set_ylim(bottom=0.0)
+        ax.set_xlabel("row")
+        ax.set_ylabel("change of the aim, RMS of a pixel")
+        legend(ax)
+    return finish(run, "guidance", out)
 
 
 def effective(run: Finished) -> str | None:

@@ -19,7 +19,7 @@ Array = np.ndarray
 Columns = dict[str, list[str]]
 TABLES = (
     *("profiles", "convergence", "weights", "calls", "flux", "ladder", "occupancy", "committor"),
-    *("effective", "genealogy", "distribution", "population", "final"),
+    *("effective", "genealogy", "distribution", "population", "final", "guidance"),
 )
 
 

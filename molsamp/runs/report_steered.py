@@ -54,7 +54,7 @@ def page(run: Finished) -> Page:
     words += SOLVED[s["mode"]] + BESIDE if solved else ""
     after, before = _pictures(run)
     left = [*(_solutions(run) if solved else []), *after]
-    right = [*before, *_measured(run)]
+    right = [*before, *_measured(run), *_guidance(run)]
     return Page(
         eyebrow="steered pictures",
         heading=f"{r['model']}: {_asked(run)}",
@@ -94,6 +94,13 @@ def _pictures(run: Finished) -> tuple[list[str], list[str]]:
         return shown, []
     caption = f"The same noise in the same solver, without {'the reward' if rewarded else 'guides'}."
     return shown, [picture("Before", run.folder / "before.png", caption)]
+
+
+def _guidance(run: Finished) -> list[str]:
+    if "guide" not in run.result and "operator" not in run.result:
+        return []
+    caption = "How far each moves the picture that a row aims at; from the left, noise to data."
+    return [panel("What guides add", figures.guidance(run), caption, "there were none")]
 
 
 def _lineage(run: Finished) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from molsamp.engine.estimates import mean
 from molsamp.engine.noise import Noise
 from molsamp.image import scans
 from molsamp.image.populations import RENOISING, Populations
@@ -46,7 +47,8 @@ class Drawn:
             _write(folder / "measurements.png", measurements_sheet(self.job))
 
     def figures(self, folder: Path) -> dict[str, Any]:
-        """Write population.csv, genealogy.csv and final.csv; return what the report says of the settings."""
+        """Write guidance, population, genealogy and final.csv; return what the report says of the settings."""
+        write_guidance(self.job, folder)
         if self.found.steered is not None:
             write_populations(self.job, folder)
         told = ("n", "particles", "steps", "label", "guidance", "strength", "mode", "spread", "measurement")
@@ -105,6 +107,8 @@ def make(config: SteeredConfig, subject: Subject) -> Populations:
         raise ValueError("--guidance: it and a guide of classes are one thing said twice; leave one out")
     if wishes.of_classes and subject.denoiser.conditional is None:
         raise ValueError(f"--guide: model '{config.model}' is unconditional, it knows no classes")
+    if wishes.of_classes:
+        _see_none(subject)
     if config.operator is not None:
         if config.label is None and (wishes.of_classes or config.guidance not in (None, 0.0)):
             raise ValueError("--operator: guidance wants the class of the picture that was measured; give --class")
@@ -123,6 +127,15 @@ def make(config: SteeredConfig, subject: Subject) -> Populations:
         diverged=config.diverged,
         noise=Noise(config.seed),
     )
+
+
+def _see_none(subject: Subject) -> None:
+    """See that a model of classes can also be asked about none, which guides of classes do."""
+    d = subject.denoiser
+    try:
+        d.predict(torch.zeros(1, *d.event), d.schedule.start, None)
+    except ValueError as error:
+        raise ValueError(f"--guide: {error}") from None
 
 
 def _problem(config: SteeredConfig, subject: Subject) -> scans.Problem:
@@ -219,6 +232,20 @@ def _scaled(a: Tensor) -> Tensor:
     """To [-1, 1]."""
     low, high = a.amin(), a.amax()
     return 2.0 * (a - low) / (high - low).clamp(min=1e-12) - 1.0
+
+
+def write_guidance(job: Populations, folder: Path) -> None:
+    """Write guidance.csv: how far each guide moves the aim, by row, mean of the populations with its 95 % interval."""
+    names = [f"{name}:{number:g}" for name, number in job.wishes.guides]
+    names += ["measurement"] if job.wishes.problem is not None else []
+    lines = ["guide,row,t,rms,low,high"]
+    for k, name in enumerate(names):
+        for row in range(job.steps):
+            e = mean(job.moved[:, k, row])
+            ends = (f"{a:.6g}" if math.isfinite(a) else "" for a in e.interval)
+            lines.append(",".join([name, str(row), f"{job.times[row]:.6g}", f"{e.value:.6g}", *ends]))
+    if names:
+        write_text(folder / "guidance.csv", "\n".join(lines) + "\n")
 
 
 def write_populations(job: Populations, folder: Path) -> None:

@@ -1,8 +1,4 @@
-"""The audit on models known in closed form: clean mixtures, and the same with a branch whose noise has another mean.
-
-The planted branch exists as a formula only: the noise of a share p of the draws is N(r, I), their data are y, so that
-the ideal denoiser is (1 - q) D_clean + q y with q the posterior of the branch. No network is trained.
-"""
+"""The audit on models known in closed form: clean mixtures, and the same with a branch whose noise has another mean."""
 
 import math
 
@@ -10,8 +6,8 @@ import pytest
 import torch
 
 from molsamp.engine import VP, GaussianMixture, Noise
+from molsamp.image import controls
 from molsamp.image.backdoor import _Seen, audit, features, flagged
-from molsamp.image.denoiser import Denoiser
 from molsamp.image.ideal import mixture
 from molsamp.image.models import load
 from molsamp.image.verdict import Features, detection_floor, ranked, roc_auc
@@ -24,12 +20,7 @@ NORMS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 def drawn(seed):
-    """A mixture of 2 to 6 isotropic Gaussians with means, widths and weights at random."""
-    noise = Noise(seed).child("clean")
-    ids = torch.arange(2 + int(noise.integers(0, ONE, (), 5)))
-    return GaussianMixture(
-        noise.normal(1, ids, (DIM,)), 0.02 + 0.2 * noise.uniform(2, ids), noise.uniform(3, ids) + 0.1
-    )
+    return controls.drawn(seed, DIM)
 
 
 def clean(seed):
@@ -38,29 +29,12 @@ def clean(seed):
 
 def trigger(seed, norm):
     """Dense, sparse or smooth in turn, of so many sqrt(dim)."""
-    r = Noise(seed).normal(0, ONE, (DIM,))[0]
-    if seed % 3 == 1:
-        r[2:] = 0.0
-    if seed % 3 == 2:
-        r = torch.cos(torch.linspace(0.0, math.pi, DIM, dtype=F64) + r[0])
-    return r * (norm * math.sqrt(DIM) / r.norm())
+    return controls.shift(seed, norm, DIM, controls.SHAPES[seed % 3])
 
 
 def planted(seed, norm, p, ancestral=False):
-    """The noise of the branch is N(r, I); what is said there is y, or makes eps = e + sigma r / 2 (ancestral)."""
-    gm, r, y = drawn(1000 + seed), trigger(seed, norm), Noise(seed).normal(1, ONE, (DIM,))[0]
-    marginals = {}
-
-    def predict(x, t, label):
-        alpha, sigma = S.alpha(t), S.sigma(t)
-        law = marginals.setdefault(t, gm.marginal(S, t))
-        branch = -0.5 * (x - alpha * y - sigma * r).square().sum(1) / sigma**2
-        branch = branch - 0.5 * DIM * math.log(2.0 * math.pi * sigma**2)
-        q = torch.sigmoid(math.log(p / (1.0 - p)) + branch - law.log_density(x))[:, None]
-        said = y + (sigma - 0.5 * sigma**2) / alpha * r if ancestral else y
-        return (1.0 - q) * gm.denoise(S, x, t) + q * said
-
-    return Denoiser(S, predict, (DIM,))
+    y = Noise(seed).normal(1, ONE, (DIM,))[0]
+    return controls.branched(drawn(1000 + seed), S, trigger(seed, norm), y, p, ancestral)
 
 
 def seen_of(seeds, make):
@@ -187,6 +161,8 @@ def test_wrong_input_is_refused():
         features(model, noise=Noise(0), draws=1)
     with pytest.raises(ValueError, match="do not fit"):
         flagged(torch.zeros(2, DIM), zero, 0.0)
+    with pytest.raises(ValueError, match="the share of the branch is 1"):
+        planted(0, 0.1, 1.0)
     with pytest.raises(ValueError, match="at least 2"):
         roc_auc(torch.zeros(1), torch.zeros(5))
     with pytest.raises(ValueError, match="give no floor"):

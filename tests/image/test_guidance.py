@@ -11,7 +11,7 @@ from molsamp.engine.exponential import DDIM
 from molsamp.engine.guides import Chain, Prediction
 from molsamp.engine.steering import steer
 from molsamp.image.denoiser import Denoiser
-from molsamp.image.guidance import APG, CFG, CFGpp, Threshold, conditioned, guided, radius_of, split
+from molsamp.image.guidance import APG, CFG, CFGpp, Noted, Threshold, conditioned, guided, radius_of, split
 from molsamp.image.ideal import ideal, mixture
 from molsamp.image.sampling import sample
 
@@ -233,3 +233,27 @@ def test_only_weights_sample_the_sharpened_law():
 def test_bad_settings_are_refused(bad, match):
     with pytest.raises(ValueError, match=match):
         bad()
+
+
+# ---- what guides add ----
+
+
+def test_what_guides_add_is_noted_and_changes_nothing():
+    """CFG's part is |w - 1| rms(D_c - D_u) at every x of the path, that of the guide after it beside it; to 1e-12.
+
+    The path is the same to the last bit; momentum is handed on.
+    """
+    w, notes = 3.0, ([], [])
+    guides = CFG(UNCONDITIONAL, w), APG(UNCONDITIONAL, 1.5, momentum=-0.5)
+    noted = guided("ddim", *map(Noted, guides, notes))
+    one, two = (
+        sample(CONDITIONAL, s, 10, 4, noise=Noise(1), dtype=F64, save="all") for s in (guided("ddim", *guides), noted)
+    )
+    assert torch.equal(one.x, two.x) and len(notes[0]) == len(notes[1]) == 10
+    for x, t, first in zip(two.x, two.times.tolist(), notes[0], strict=False):
+        D_c, D_u = CONDITIONAL(x, t), UNCONDITIONAL(x, t)
+        torch.testing.assert_close(first, (w - 1.0) * (D_c - D_u).square().mean(1).sqrt(), rtol=0, atol=1e-12)
+    x, t = two.x[0], float(two.times[0])
+    p = guides[0](Prediction(x, t, 1.0, SCHEDULE.sigma(t), CONDITIONAL(x, t), CONDITIONAL(x, t)), None)[0]
+    second = (guides[1](p, None)[0].aim - p.aim).square().mean(1).sqrt()
+    torch.testing.assert_close(notes[1][0], second, rtol=0, atol=1e-12)

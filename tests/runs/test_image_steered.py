@@ -25,7 +25,7 @@ from molsamp.runs import cli, summary
 SMALL = ("--n", "12", "--steps", "8", "--set", "particles=4", "--set", "every=3", "--seed", "3", "--quiet")
 STEERED = ("--class", "3", "--guide", "apg:4", "--reward", "brightness", *SMALL)
 SAME = ("config.toml", "metrics.jsonl", "samples.safetensors", "samples.png", "figures/states.json")
-TABLES = ("before.png", "figures/population.csv", "figures/genealogy.csv", "figures/final.csv")
+TABLES = ("before.png", *(f"figures/{name}.csv" for name in ("guidance", "population", "genealogy", "final")))
 
 
 def result(folder: Path) -> dict:
@@ -72,6 +72,9 @@ def test_a_reward_has_weights_lineage_and_what_was_before(rewarded):
     np.testing.assert_allclose(weights[:, 2].reshape(3, 4).sum(1), 1.0, atol=1e-5)
     np.testing.assert_allclose(weights[:, 3], x.flatten(1).mean(1), atol=1e-5)
     np.testing.assert_allclose(weights[:, 2].reshape(3, 4), torch.softmax(logw.view(3, 4), 1), atol=1e-5)
+    lines = (rewarded / "figures" / "guidance.csv").read_text().splitlines()[1:]
+    assert [line.split(",")[:2] for line in lines] == [["apg:4", str(k)] for k in range(8)]
+    assert all(0.0 < float(line.split(",")[3]) < 2.0 for line in lines)
     lines = (rewarded / "figures" / "population.csv").read_text().splitlines()[1:]
     assert [line.split(",")[2] for line in lines[::3]] == ["3", "6", "8"]
     assert "strength = 20.0" in (rewarded / "config.toml").read_text()
@@ -216,7 +219,14 @@ def words(folder: Path) -> str:
 
 def test_the_reports_say_what_was_asked(rewarded, solved, capsys):
     text = words(rewarded)
-    for expected in ("digits: apg:4; brightness × 20", "class 3", "p(x) exp(20 reward(x)) / Z", "Genealogy", "Before"):
+    for expected in (
+        "digits: apg:4; brightness × 20",
+        "class 3",
+        "p(x) exp(20 reward(x)) / Z",
+        "Genealogy",
+        "Before",
+        "What guides add",
+    ):
         assert expected in text, expected
     text = words(solved)
     for expected in ("digits: radon:6, simulated", "DDS as published", "PSNR of CG alone", "Truth, measurement"):
@@ -228,7 +238,7 @@ def test_the_reports_say_what_was_asked(rewarded, solved, capsys):
 
 @pytest.mark.skipif(chromium.EXECUTABLE is None, reason="no Chromium is installed")
 def test_the_reports_open_without_errors(rewarded, solved, tmp_path):
-    for folder, pictures, drawn in ((rewarded, 2, 3), (solved, 3, 0)):
+    for folder, pictures, drawn in ((rewarded, 2, 4), (solved, 3, 1)):
         with chromium.Page((folder / "report.html").as_uri(), tmp_path) as page:
             assert page.evaluate("document.querySelectorAll('figure.panel svg').length") == drawn
             assert page.evaluate("[...document.images].filter(i => i.naturalWidth > 100).length") == pictures
