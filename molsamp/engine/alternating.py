@@ -98,6 +98,26 @@ class Condition:
 
 
 @dataclass(frozen=True)
+class Pinned:
+    """The aim with one frame overwritten: DDS for an operator that selects it, whose conjugate gradients are exact.
+
+    Args:
+        index: of the frame along the first axis of a path.
+        frame: (*frame) or, of its own for every path, (n, *frame).
+    """
+
+    index: int
+    frame: Tensor
+    slots = 0
+
+    def __call__(self, p: Prediction, state: State | None) -> tuple[Prediction, State]:
+        """Moves the aim, leaves the origin."""
+        aim = p.aim.clone()
+        aim[:, self.index] = self.frame
+        return p.aimed(aim), ()
+
+
+@dataclass(frozen=True)
 class Reversal:
     """A path run backwards: its first axis flipped, and the sign of what is odd in time, such as velocities, changed.
 

@@ -16,6 +16,7 @@ _HOMES = {
     "Shooting": "molsamp.molecular.paths.shooting",
     "Steered": "molsamp.molecular.paths.steered",
     "TwistedPaths": "molsamp.molecular.paths.twisted",
+    "ViBiDPaths": "molsamp.molecular.paths.vibid",
     "UnbiasedMD": "molsamp.molecular.paths.free",
     "score": "molsamp.molecular.paths.scoring",
     "Task": "molsamp.molecular.free_energy.task",

@@ -58,7 +58,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, no table.")]
 def paths(
     system: SystemName = None,
     method: Annotated[
-        str | None, typer.Option(help="tps-dps | twisted | chain | shooting | steered | md (default: tps-dps).")
+        str | None, typer.Option(help="tps-dps | twisted | chain | shooting | vibid | steered | md (default: tps-dps).")
     ] = None,
     preset: Preset = None,
     seed: Seed = None,

@@ -41,6 +41,11 @@ WORDS = {
         "reach {end}, left these lines of descent: draws from free dynamics given that {end} is reached, exact "
         "whatever was learned. The scatter of independent populations gives the errors and the effective number."
     ),
+    "vibid": (
+        "A Markov chain of whole paths drew these: a Gaussian model of paths, asked from {start} and backwards from "
+        "{end} in turn, proposes them, and their weight in free dynamics decides. They start thermally inside {start}, "
+        "as those of shooting do, and are the same ensemble once the chain has mixed; neighbours are correlated."
+    ),
 }
 
 

@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from molsamp.engine import EDM, VP, LinearSDE, Noise, Particles, residuals, rollout, step, time_grid
-from molsamp.engine.alternating import Alternating, Condition, Reversal
+from molsamp.engine.alternating import Alternating, Condition, Pinned, Reversal
 from molsamp.engine.exponential import DDIM
 from molsamp.engine.guides import Guided, Prediction
+from molsamp.engine.operators import Selection
 from molsamp.image.denoiser import Denoiser
 from molsamp.image.guidance import CFGpp
 from molsamp.image.interpolation import between
+from molsamp.image.inverse import DDS, Measured
 from molsamp.image.sampling import sample
 
 F64 = torch.float64
@@ -112,6 +114,16 @@ def test_the_ends_are_pinned():
     m, V = films.moments(turns, 25)
     ends = torch.stack([START, films.end])
     assert float((m[[0, -1]] - ends).abs().max()) < 2e-4 and float(V.diagonal()[[0, -1]].max()) < 4e-6
+
+
+def test_pinning_is_what_dds_does_with_a_selection():
+    """The last frame overwritten, of the aim alone; a frame of its own for every path goes where it belongs."""
+    p = Prediction(draw(3, FRAMES), 0.7, 1.0, 0.7, draw(3, FRAMES, seed=1), draw(3, FRAMES, seed=2))
+    selected = DDS(Measured(Selection(torch.tensor([FRAMES - 1]), (FRAMES,)), START[None, None]))(p, None)[0]
+    pinned = Pinned(-1, START)(p, None)[0]
+    torch.testing.assert_close(pinned.aim, selected.aim, rtol=0, atol=1e-12)
+    assert torch.equal(pinned.direction, selected.direction)
+    assert torch.equal(Pinned(0, draw(3, seed=3))(p, None)[0].aim[:, 0], draw(3, seed=3))
 
 
 def test_a_drift_breaks_it():

@@ -1,4 +1,4 @@
-"""Transition paths: one problem, six samplers, one kind of answer."""
+"""Transition paths: one problem, seven samplers, one kind of answer."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ def make(
     from molsamp.molecular.paths.shooting import Shooting
     from molsamp.molecular.paths.steered import Steered
     from molsamp.molecular.paths.twisted import TwistedPaths
+    from molsamp.molecular.paths.vibid import ViBiDPaths
 
     classes = {
         "tps-dps": LearnedPaths,
@@ -50,6 +51,7 @@ def make(
         "shooting": Shooting,
         "steered": Steered,
         "twisted": TwistedPaths,
+        "vibid": ViBiDPaths,
     }
     if method not in classes:
         raise ValueError(f"method {method!r} is not one of {', '.join(METHODS)}")

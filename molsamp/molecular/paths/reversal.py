@@ -69,6 +69,21 @@ class Recording(Energy):
         return E, F
 
 
+class Recalled:
+    """A field that recalls what was evaluated before, for densities of paths whose forces are known.
+
+    Args:
+        energy, force: of the configurations that it will be asked about, in their order.
+    """
+
+    def __init__(self, energy: Float[Tensor, " n"], force: Float[Tensor, "n *event"]):
+        self.energy, self.force = energy, force
+
+    def energy_force(self, x: Float[Tensor, "n *event"]) -> tuple[Tensor, Tensor]:
+        """What it was given."""
+        return self.energy, self.force
+
+
 class Reversal:
     """Kicks, shadow work and fresh velocities of one problem's integrator; see the head of this file."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
 from pydantic import Field
@@ -156,6 +156,33 @@ class ShootingSettings(Strict):
     tree: TreeSettings = TreeSettings()
 
 
+class ViBiDSettings(Strict):
+    """Proposals of whole paths by a Gaussian model of them, asked from both ends in turn, and a Metropolis test.
+
+    Args:
+        chains: run side by side.
+        moves: of every chain after the burn-in.
+        burn_in: one-way shots before it; the model is fitted to the paths of the second half.
+        arrival: what a path must do: visit the end state in "any" frame, or be there in the "final" one.
+        frames: of the model, at most; the frames between are filled in. Its cost grows with their cube.
+        levels: of noise that a path is taken up to, in units of the root mean variance of the model; they take turns.
+        rows: of the alternation down from there; 0 draws from the model's own bridge, which a network does not have.
+        floor: share of the level where it ends and the rest is drawn.
+    """
+
+    kind: ClassVar = "one-way"
+    length: ClassVar = "fixed"
+    initial: ClassVar = "pull"
+    chains: int = Field(default=64, ge=2)
+    moves: int = Field(default=1000, ge=1)
+    burn_in: int = Field(default=60, ge=1)
+    arrival: Literal["any", "final"] = "any"
+    frames: int = Field(default=101, ge=2)
+    levels: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(0.5, 1.0, 4.0), min_length=1)
+    rows: int = Field(default=2, ge=0)
+    floor: float = Field(default=0.5, gt=0, lt=1)
+
+
 class ChainSettings(Strict):
     """Markov chains on the noise with a fixed start, through levels of the end-state distance.
 
@@ -252,6 +279,7 @@ METHODS: dict[str, type[pydantic.BaseModel]] = {
     "md": FreeSettings,
     "chain": ChainSettings,
     "twisted": TwistedSettings,
+    "vibid": ViBiDSettings,
 }
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
@@ -261,6 +289,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "shooting": {"moves": 600, "burn_in": 100},
         "chain": {"moves": 1000, "chains": 256},
         "twisted": {"populations": 10},
+        "vibid": {"moves": 10_000, "burn_in": 200},
     },
 }
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -39,6 +39,22 @@ from molsamp.molecular.paths.steered import Pull
 CHUNK = 50  # rows between two looks at which branches have ended
 DOUBLINGS = 20  # of the pull that finds the first paths
 SHOTS = 200  # of every chain from the branch of a tree, before giving up
+
+
+class Proposed(NamedTuple):
+    """New paths, one for every chain.
+
+    Args:
+        frames, length, free: as the chains have them.
+        log_ratio: of the Metropolis test, -inf where a path does not belong to the ensemble.
+        at: frame of the present path that it was made from, kept in the genealogy.
+    """
+
+    frames: Frames
+    length: Int[Tensor, " M"]
+    free: Bool[Tensor, "F M"]
+    log_ratio: Float[Tensor, " M"]
+    at: Int[Tensor, " M"]
 
 
 class Shooting(Sampler):
@@ -76,7 +92,7 @@ class Shooting(Sampler):
         self.node = torch.arange(self.settings.chains) % len(length)
         self.tree = Tree(f.x[0])  # a node is a path: the frame it was shot from, its parent the path before
         self.frames, self.length = f.columns(self.node), length[self.node]
-        self.free, self.shadow = self._free(self.frames), self.reversal.shadow(self.frames)
+        self.free = self._free(self.frames)
 
     def _pulled(self) -> tuple[Frames, Int[Tensor, " m"]]:
         """Pulled paths, by the weakest pull that carries half of the chains."""
@@ -212,25 +228,30 @@ class Shooting(Sampler):
         if self.frames is None:
             self._first_paths()
         assert self.frames is not None
+        u = self.noise.child("choice").uniform(self.k, torch.arange(s.chains), (3,))
+        new = self._proposed(self.frames, u)
+        yes = metropolis(new.log_ratio, u[:, 2])
+        self.node[yes] = self.tree.extend(self.node[yes], self.frames.gather(new.at[None]).x[0, yes])
+        self.frames.put(yes, new.frames.columns(yes))
+        self.length[yes], self.free[:, yes] = new.length[yes], new.free[:, yes]
+        self.k += 1
+        self._collect()
+        return {"acceptance": float(yes.double().mean()), "length": float(self.length.double().mean())}
+
+    def _proposed(self, old: Frames, u: Float[Tensor, "M 3"]) -> Proposed:
+        """A shot from every path, by the first two uniforms."""
+        s, N = self.settings, self.free.sum(0)
         chain = torch.arange(s.chains)
-        u = self.noise.child("choice").uniform(self.k, chain, (3,))
-        N = self.free.sum(0)
         j = (self.free.cumsum(0) > (u[:, 0] * N).long()).int().argmax(0)  # the free frame of a uniform rank
         both = torch.full_like(chain, s.kind == "two-way", dtype=torch.bool)
         back, ahead = both | (u[:, 1] < 0.5), both | (u[:, 1] >= 0.5)
         ids = self.k * s.chains + chain
-        new, length, pivot, finite = self._shoot(self.frames, self.length, j, back, ahead, ids, self.noise)
+        new, length, pivot, finite = self._shoot(old, self.length, j, back, ahead, ids, self.noise)
         free, shadow = self._free(new), self.reversal.shadow(new)
         member = self._member(new, length, free) & finite & (length <= self.problem.steps)
-        redrawn = shadow.gather(0, pivot[None])[0] - self.shadow.gather(0, j[None])[0]
+        redrawn = shadow.gather(0, pivot[None])[0] - self.reversal.shadow(old).gather(0, j[None])[0]
         ratio = (N / free.sum(0)).double().log() + torch.where(back, redrawn, 0.0)
-        yes = metropolis(torch.where(member, ratio, -math.inf), u[:, 2])
-        self.node[yes] = self.tree.extend(self.node[yes], self.frames.gather(j[None]).x[0, yes])
-        self.frames.put(yes, new.columns(yes))
-        self.length[yes], self.free[:, yes], self.shadow[:, yes] = length[yes], free[:, yes], shadow[:, yes]
-        self.k += 1
-        self._collect()
-        return {"acceptance": float(yes.double().mean()), "length": float(self.length.double().mean())}
+        return Proposed(new, length, free, torch.where(member, ratio, -math.inf), j)
 
     def _shoot(
         self,
@@ -304,7 +325,7 @@ class Shooting(Sampler):
                 self.noise.child("restart").integers(0, torch.arange(len(idle) + 1), (), len(moved))[1:]
             ]
             self.frames, self.length, self.node = self.frames.columns(source), self.length[source], self.node[source]
-            self.free, self.shadow = self.free[:, source], self.shadow[:, source]
+            self.free = self.free[:, source]
             self.settled = self.tree.depth[self.node].clone()
         if done <= 0:
             return
@@ -372,7 +393,7 @@ class Shooting(Sampler):
         if "length" in state:
             self.length, self.frames = state["length"].clone(), _frames("frames", state)
             self.tree = Tree.from_tensors(with_prefix("tree", state))
-            self.free, self.shadow = self._free(self.frames), self.reversal.shadow(self.frames)
+            self.free = self._free(self.frames)
 
 
 def _named(name: str, f: Frames) -> dict[str, Tensor]:

@@ -157,6 +157,7 @@ def test_every_method_ends_in_results():
             "classify_steps": 5,
             "refine_steps": 5,
         },
+        "vibid": {"chains": 4, "moves": 2, "burn_in": 2},
     }
     assert small.keys() == METHODS.keys()
     system = load("double-well")

@@ -37,7 +37,7 @@ class FromExact(Shooting):
         f, length = self.exact(30 * M, "begin")
         self.frames, self.length = f.columns(torch.arange(M)), length[:M]
         self.tree = Tree(self.frames.x[0])
-        self.free, self.shadow = self._free(self.frames), self.reversal.shadow(self.frames)
+        self.free = self._free(self.frames)
 
 
 def run(job):
