@@ -126,7 +126,9 @@ def rates(
 @app.command()
 def steer(
     system: SystemName = None,
-    method: Annotated[str | None, typer.Option(help="fk (default: fk).")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="fk: walkers | diffusion: draws of a trained sampler (default: by --from).")
+    ] = None,
     reward: Annotated[
         list[str] | None,
         typer.Option(
@@ -136,6 +138,10 @@ def steer(
         ),
     ] = None,
     strength: Annotated[float | None, typer.Option(help="Factor of all rewards (default: 1).")] = None,
+    trained: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="DIR", help="Finished run of as, asbs or wt-asbs whose sampler is steered."),
+    ] = None,
     preset: Preset = None,
     seed: Seed = None,
     out: Out = None,
@@ -146,13 +152,16 @@ def steer(
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:
-    """Steer walkers towards a reward by weighing and resampling them: what law comes out, log Z, and a report."""
+    """Steer walkers, or draws of a trained sampler, towards a reward by weighing and resampling them.
+
+    What law comes out, log Z, and a report.
+    """
     from molsamp.runs.verbs import STEER
 
     options = dict(system=system, method=method, preset=preset, seed=seed, threads=threads, device=device)
     _work(
         STEER,
-        {**options, "reward": tuple(reward or ()) or None, "strength": strength},
+        {**options, "reward": tuple(reward or ()) or None, "strength": strength, "sampler": trained and str(trained)},
         sets,
         out,
         config,

@@ -132,6 +132,8 @@ class SteerConfig(Config):
     seed: int = Field(0, ge=0, lt=2**63)
     reward: tuple[str, ...] = Field((), description="QUANTITY=VALUE+-WIDTH or QUANTITY*SLOPE, nats; they add up")
     strength: float = Field(1.0, gt=0, description="factor of all rewards")
+    sampler: str | None = Field(None, description="folder of a finished run of a diffusion sampler, for diffusion")
+    weights: str | None = Field(None, description="sha256 of what that run has learnt")
     start: str | None = Field(None, description="state in whose minimum all walkers start")
     temperature: Temperature | None = Field(None, gt=0, description="K; none: the kT of the system")
     timestep: Time | None = Field(None, gt=0, description="ps (toy systems: reduced units)")

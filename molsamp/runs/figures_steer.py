@@ -28,7 +28,7 @@ def effective(run: Finished) -> str | None:
         ax.axhline(m, color=GREY, lw=0.7, ls=":")
         ax.set_ylim(0, 1.05 * m)
         ax.set_xlabel(_time(run))
-        ax.set_ylabel(f"effective walkers of {m}")
+        ax.set_ylabel(f"effective ones of {m}" if run.states.get("clock") else f"effective walkers of {m}")
         _above(ax)
     return finish(run, "effective", out)
 
@@ -113,4 +113,6 @@ def _wanted(span: Any, line: Any, run: Finished, name: str) -> None:
 
 
 def _time(run: Finished) -> str:
+    if (clock := run.states.get("clock")) is not None:
+        return str(clock)
     return "time" if run.states.get("reduced") else "time / ps"

@@ -30,7 +30,9 @@ NAMES = {
     "mean": "mean of",
     "inside": "share inside",
     "reward": "reward, weighted",
-    "ess_population": "effective walkers of a replica",
+    "ess_population": "effective ones of a replica",
+    "ess_sampler": "effective ones of a replica, free",
+    "log_partition": "log of the integral of exp(-E/kT)",
     "lineages": "starts that a replica descends from",
     "replicas_ess": "effective replicas",
     "disagreement": "weights against bias, mean difference",
@@ -106,7 +108,9 @@ def subject(result: dict[str, Any]) -> list[str]:
 
 def null_name(result: dict[str, Any]) -> str:
     """What the numbers beside the results are."""
-    return {"image": "training set", "steer": "free walkers"}.get(result["verb"], "untrained pull")
+    if result["verb"] == "steer":
+        return "free samples" if result["method"] == "diffusion" else "free walkers"
+    return {"image": "training set"}.get(result["verb"], "untrained pull")
 
 
 def numbers(result: dict[str, Any]) -> dict[str, Number]:

@@ -122,6 +122,51 @@ class OfSystem(Verb):
 
 
 @dataclass(frozen=True)
+class OfSteering(OfSystem):
+    """Steering, which may start from another run: a diffusion sampler and what it has learnt."""
+
+    def settle(
+        self, options: Mapping[str, Any], sets: Sequence[str], file: Path | None, written: Table
+    ) -> tuple[Config, Any]:
+        """As `OfSystem`; the other run is known by the sha256 of its last checkpoint, as a model's weights are."""
+        from molsamp.runs.trained import fingerprint
+
+        folder = options.get("sampler") or written.get("sampler", "none")
+        if folder != "none" and not (options.get("method") or written.get("method")):
+            options = {**options, "method": "diffusion"}
+        config: Any
+        config, system = super().settle(options, sets, file, written)
+        if (config.sampler is None) is (config.method == "diffusion"):
+            told = "is missing" if config.sampler is None else f"got {config.sampler}"
+            raise ValueError(f"--from: {told}; --method diffusion takes the folder of a trained sampler, fk takes none")
+        if config.sampler is None:
+            return config, system
+        learnt = fingerprint(Path(config.sampler))
+        if config.weights not in (None, learnt):
+            raise ValueError(
+                f"weights: {config.sampler} has the sha256 {learnt}, the settings were made for {config.weights}"
+            )
+        return config.model_copy(update={"weights": learnt}), system
+
+    def make(self, config: Config, subject: Any) -> Any:
+        """As `Verb`."""
+        from molsamp.molecular import steering
+        from molsamp.runs.trained import sampler
+
+        steered: Any = config
+        return steering.make(
+            subject,
+            config.method,
+            config.of_method,
+            trained=None if steered.sampler is None else sampler(Path(steered.sampler)),
+            seed=config.seed,
+            energy=config.energy,
+            device=config.device,
+            **config.arguments,
+        )
+
+
+@dataclass(frozen=True)
 class OfModel(Verb):
     """A verb on a model of pictures; the molecular room is not imported.
 
@@ -235,7 +280,7 @@ class OfWorld(Verb):
 PATHS = OfSystem("paths", "molsamp.molecular.paths", PathsConfig)
 FREE_ENERGY = OfSystem("free-energy", "molsamp.molecular.free_energy", FreeEnergyConfig)
 RATES = OfSystem("rates", "molsamp.molecular.kinetics", RatesConfig)
-STEER = OfSystem("steer", "molsamp.molecular.steering", SteerConfig)
+STEER = OfSteering("steer", "molsamp.molecular.steering", SteerConfig)
 IMAGE = OfModel("image", "molsamp.runs.pictures", ImageConfig)
 IMAGE_BENCH = OfModel("image bench", "molsamp.runs.bench", BenchConfig)
 PLAN = OfWorld("plan")

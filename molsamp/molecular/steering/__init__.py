@@ -1,4 +1,4 @@
-"""Steering of molecules: walkers of the system's own dynamics, weighed and resampled towards a reward."""
+"""Steering of molecules: walkers, or draws of a trained sampler, weighed and resampled towards a reward."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ def make(
     *,
     reward: tuple[str, ...],
     strength: float = 1.0,
+    trained: Any = None,
     seed: int,
     energy: str = "auto",
     device: str = "cpu",
@@ -28,6 +29,7 @@ def make(
         settings: an instance of that method's model.
         reward: what is asked for, in the words of `rewards`.
         strength: the factor of all rewards.
+        trained: for "diffusion", a finished job of adjoint sampling.
         seed: of all randomness.
         energy: tier of the energy.
         device: "cpu".
@@ -36,9 +38,13 @@ def make(
         ValueError: for an unknown method, quantity or device, or settings that cannot be.
     """
     from molsamp.molecular.steering.job import FeynmanKac, aim
+    from molsamp.molecular.steering.learned import SteeredSampler
 
     if method not in METHODS:
         raise ValueError(f"method {method!r} is unknown; allowed are {', '.join(METHODS)}")
     if device != "cpu":
         raise ValueError(f"device {device!r}: allowed is cpu; energy = 'openmm:CUDA' puts forces on a GPU")
-    return FeynmanKac(aim(system, reward, strength, energy), settings, Noise(seed))
+    to = aim(system, reward, strength, energy)
+    if method == FeynmanKac.name:
+        return FeynmanKac(to, settings, Noise(seed))
+    return SteeredSampler(to, trained, settings, Noise(seed))

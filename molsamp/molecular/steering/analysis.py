@@ -1,4 +1,4 @@
-"""From finished steering to the numbers of result.json, the same of the free walkers, and the tables of the figures."""
+"""From finished steering to the numbers of result.json, the same of the free ones, and the tables of the figures."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from molsamp.engine.lineage import Steered
 from molsamp.engine.measures import log_mean_exp
 from molsamp.engine.particles import live_weights, sizes
 from molsamp.engine.state import Status
-from molsamp.molecular.steering.job import FeynmanKac
-from molsamp.molecular.steering.populations import average, even, joined
+from molsamp.molecular.steering.job import Steering
+from molsamp.molecular.steering.populations import average, gain, joined
 from molsamp.molecular.steering.rewards import Near
 from molsamp.molecular.steering.tables import Table, distribution, effective, ends, genealogy
 from molsamp.molecular.trajectories import pdb, player, save_dcd, write, write_csv, write_tables
@@ -28,7 +28,7 @@ FEW = 2.0  # lineages or effective replicas below which a reader is warned
 class Analysis:
     """What finished steering says."""
 
-    job: FeynmanKac
+    job: Steering
 
     @cached_property
     def steered(self) -> Steered:
@@ -39,6 +39,11 @@ class Analysis:
     def weighed(self) -> Steered:
         """The free walkers, weighed by the reward at the end."""
         return joined(self.job.free)
+
+    @cached_property
+    def before(self) -> Steered:
+        """The free ones, for the law that is tilted."""
+        return self.job.before(self.weighed)
 
     @property
     def shown(self) -> int:
@@ -53,7 +58,7 @@ class Analysis:
             "energy_evaluations": job.cost.energy_evaluations,
             "network_calls": job.cost.network_calls,
             "results": {name: e.as_dict() for name, e in self._results(self.steered, self.steered).items()},
-            "null": {name: e.as_dict() for name, e in self._results(self.weighed, even(self.weighed)).items()},
+            "null": {name: e.as_dict() for name, e in self._results(self.weighed, self.before).items()},
             "warnings": self.warnings(),
             "kT": task.kT,
         }
@@ -61,7 +66,7 @@ class Analysis:
     def _results(self, weights: Steered, law: Steered) -> dict[str, Estimate]:
         """log Z and effective sizes by `weights`; averages over `law`."""
         task, aim = self.job.aim.task, self.job.aim
-        x, log_z = law.particles.x, weights.pooled_log_z()
+        x, log_z = law.particles.x, gain(weights, self.before)
         dF = replace(log_z, value=-log_z.value, interval=(-log_z.interval[1], -log_z.interval[0]))
         low, high = dF.interval
         energy = "1" if task.system.masses is None else "kJ/mol"
@@ -76,13 +81,23 @@ class Analysis:
             found[f"inside:{state}"] = replace(share, interval=(low, high))
         all_of = float(sizes(live_weights(weights.particles)[None])[0])
         shares = float(sizes(weights.logw.new_tensor([[log_mean_exp(a)[0] for a in weights.logw]]))[0])
-        return found | {
-            "reward": law.pooled(aim.tilt(x), "nats"),
-            "ess": Estimate(all_of, (all_of, all_of), n=len(x)),
-            "ess_population": mean(sizes(weights.logw)),
-            "lineages": mean(torch.tensor([float(len(a.unique())) for a in weights.starts()])),
-            "replicas_ess": Estimate(shares, (shares, shares), n=weights.groups),
-        }
+        return (
+            found
+            | self._learned()
+            | {
+                "reward": law.pooled(aim.tilt(x), "nats"),
+                "ess": Estimate(all_of, (all_of, all_of), n=len(x)),
+                "ess_population": mean(sizes(weights.logw)),
+                "lineages": mean(torch.tensor([float(len(a.unique())) for a in weights.starts()])),
+                "replicas_ess": Estimate(shares, (shares, shares), n=weights.groups),
+            }
+        )
+
+    def _learned(self) -> dict[str, Estimate]:
+        """What the free draws of a sampler say of it: log of the integral of exp(-E/kT), and how many count."""
+        if self.job.clock is None:
+            return {}
+        return {"log_partition": self.before.pooled_log_z(), "ess_sampler": mean(sizes(self.before.logw))}
 
     def warnings(self) -> list[str]:
         """What to doubt: collapse, one replica that outweighs the rest, two log Z that differ, walkers lost."""
@@ -90,30 +105,36 @@ class Analysis:
         m, R = job.settings.particles, job.settings.replicas
         results, null = (self._results(a, a) for a in (self.steered, self.weighed))
         lineages, shares = (results[name].value for name in ("lineages", "replicas_ess"))
-        advice = "More `particles`, a weaker reward or nearer boundaries (`every`) help."
+        advice = job.advice
         if single := sum(p.collapsed for p in job.steered):
-            found.append(f"{single} of {R} replicas were once resampled from a single walker. {advice}")
+            found.append(
+                f"{single} of {R} replicas were once resampled from a single one of its {job.movers}. {advice}"
+            )
         elif lineages < FEW:
             found.append(
-                f"The {m} walkers of a replica descend from {lineages:.1f} starts on average: this is a search for "
-                f"high rewards, not yet a sample of the tilted law. {advice}"
+                f"The {m} {job.movers} of a replica descend from {lineages:.1f} starts on average: this is a search "
+                f"for high rewards, not yet a sample of the tilted law. {advice}"
             )
         if shares < max(FEW, 0.2 * R):
             found.append(
                 f"Few replicas carry the weight ({shares:.1f} of {R} in effect): log Z is likely too low, and its "
                 f"interval too narrow. {advice}"
             )
+        if job.clock is not None and (own := null["ess_sampler"].value) < max(FEW, 0.02 * m):
+            found.append(
+                f"By the sampler's own weights {own:.1f} of {m} free samples count: it has not learnt this law, and "
+                "what it has missed no weight can tell. Let it learn for longer, or take more `steps`."
+            )
         a, b = results["log_z"], null["log_z"]
         if a.interval[1] < b.interval[0]:  # the other way is what steering is for
-            found.append(f"Free walkers weighed at the end found more than steered ones: log Z {b} against {a}.")
+            found.append(f"Free {job.movers} weighed at the end found more than steered ones: log Z {b} against {a}.")
         elif _half(b) < 0.7 * _half(a) and a.interval[0] < b.interval[1]:
             found.append(
-                f"Weighing the free walkers at the end tells log Z more closely, {b} against {a}: the reward is told "
-                "too early (give a `memory`), or needs no steering."
+                f"Weighing the free {job.movers} at the end tells log Z more closely, {b} against {a}: {job.sooner}."
             )
         gone = sum(int((p.status == Status.DIVERGED).sum()) for p in (*job.steered, *job.free))
         if gone:
-            found.append(f"{gone} walkers diverged and were left out.")
+            found.append(f"{gone} {job.movers} diverged and were left out.")
         return found
 
     # ---------------------------------------------------------------- files
@@ -128,8 +149,9 @@ class Analysis:
             "wanted": [{"name": t.cv.names[0], "value": t.value, "width": t.width} for t in near],
             "particles": self.job.settings.particles,
             "replicas": self.job.settings.replicas,
-            "length": self.job.times[-1],
-            "from": aim.start,
+            "length": self.job.boundaries[-1],
+            "from": self.job.origin,
+            "clock": self.job.clock,
             "shown": self.shown,
         }
 
@@ -151,7 +173,7 @@ class Analysis:
         return {
             "effective": effective(self.steered, job.boundaries),
             "genealogy": genealogy(job.steered[self.shown], job.boundaries),
-            "distribution": distribution([even(self.weighed), self.weighed, self.steered], job.aim.quantities),
+            "distribution": distribution([self.before, self.weighed, self.steered], job.aim.quantities),
         }
 
     def _structures(self, folder: Path) -> None:
@@ -174,6 +196,6 @@ def _half(e: Estimate) -> float:
     return 0.5 * (e.interval[1] - e.interval[0])
 
 
-def analyse(job: FeynmanKac) -> Analysis:
+def analyse(job: Steering) -> Analysis:
     """The analysis of finished steering."""
     return Analysis(job)

@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from molsamp.engine.estimates import Estimate
+from molsamp.engine.estimates import Estimate, ratio
 from molsamp.engine.lineage import Steered
-from molsamp.engine.particles import live_weights
+from molsamp.engine.measures import log_mean_exp
+from molsamp.engine.particles import live_weights, sizes
 from molsamp.engine.state import Particles
 from molsamp.molecular.cvs import wrap
 
@@ -82,6 +83,15 @@ def even(found: Steered) -> Steered:
     """The same particles without their weights."""
     p = found.particles
     return Steered(p.evolve(logw=torch.zeros_like(p.logw)), found.groups, found.rows, found.effective, found.ancestors)
+
+
+def gain(found: Steered, before: Steered) -> Estimate:
+    """log Z of what a reward adds: of the mean weights of replicas over those of the same replicas before it, nats."""
+    a, b = (f.logw.new_tensor([log_mean_exp(logw)[0] for logw in f.logw]) for f in (found, before))
+    top, bottom = a.max(), b.max()
+    e, shift = ratio(torch.exp(a - top), torch.exp(b - bottom)), float(top - bottom)
+    low, high = (math.log(end) + shift if end > 0.0 else -math.inf for end in e.interval)
+    return Estimate(math.log(e.value) + shift, (low, high), "nats", e.n, float(sizes(a[None])[0]))
 
 
 def average(found: Steered, s: Float[Tensor, " n"], period: float | None, unit: str) -> Estimate:

@@ -43,6 +43,26 @@ class FKSettings(Strict):
     diverged: float = Field(default=0.05, ge=0, lt=1)
 
 
-METHODS: dict[str, type[pydantic.BaseModel]] = {"fk": FKSettings}
+class LearnedSettings(Strict):
+    """Feynman-Kac steering of a trained diffusion sampler; boundaries are between all steps.
 
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {"demo": {}, "full": {"fk": {"particles": 256, "replicas": 32}}}
+    Args:
+        particles, replicas, below, scheme, diverged: as of walkers.
+        steps: of a sample, one network call each, and one more to look ahead. More make the sampler's own weights more
+            even, up to what its networks have learnt.
+        looks: ends that are drawn about the predicted one to tell what reward may be expected.
+    """
+
+    particles: int = Field(default=64, ge=2)
+    replicas: int = Field(default=16, ge=2)
+    steps: int = Field(default=60, ge=2)
+    looks: int = Field(default=8, ge=1)
+    below: float = Field(default=0.5, gt=0, le=1)
+    scheme: Scheme = "systematic"
+    diverged: float = Field(default=0.05, ge=0, lt=1)
+
+
+METHODS: dict[str, type[pydantic.BaseModel]] = {"fk": FKSettings, "diffusion": LearnedSettings}
+
+LARGE = {"particles": 256, "replicas": 32}
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {"demo": {}, "full": {"fk": LARGE, "diffusion": LARGE}}
