@@ -1,5 +1,6 @@
 """Floor 0: particles, keyed noise, dynamics, integrators as tables of rows, the one rollout, path measures."""
 
+from molsamp.engine.climbing import Climb
 from molsamp.engine.conjugate_gradients import conjugate_gradients
 from molsamp.engine.dynamics import (
     Controlled,
@@ -36,6 +37,7 @@ __all__ = [
     "EDM",
     "VP",
     "Chain",
+    "Climb",
     "Controlled",
     "Cosine",
     "DPMSolver",

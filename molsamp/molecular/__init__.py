@@ -32,6 +32,7 @@ _HOMES = {
     "BruteForce": "molsamp.molecular.kinetics.weighted",
     "ForwardFlux": "molsamp.molecular.kinetics.flux",
     "FeynmanKac": "molsamp.molecular.steering.job",
+    "anneal": "molsamp.molecular.steering.annealing",
     "Paths": "molsamp.molecular.paths.paths",
     "NativeEnergy": "molsamp.molecular.native.energy",
     "OpenMMEnergy": "molsamp.molecular.openmm_energy",

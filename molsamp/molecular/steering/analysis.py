@@ -14,6 +14,7 @@ from molsamp.engine.lineage import Steered
 from molsamp.engine.measures import log_mean_exp
 from molsamp.engine.particles import live_weights, sizes
 from molsamp.engine.state import Status
+from molsamp.molecular.steering.annealing import difference
 from molsamp.molecular.steering.job import Steering
 from molsamp.molecular.steering.populations import average, gain, joined
 from molsamp.molecular.steering.rewards import Near
@@ -67,11 +68,12 @@ class Analysis:
         """log Z and effective sizes by `weights`; averages over `law`."""
         task, aim = self.job.aim.task, self.job.aim
         x, log_z = law.particles.x, gain(weights, self.before)
-        dF = replace(log_z, value=-log_z.value, interval=(-log_z.interval[1], -log_z.interval[0]))
-        low, high = dF.interval
         energy = "1" if task.system.masses is None else "kJ/mol"
-        molar = Estimate(task.kT * dF.value, (task.kT * low, task.kT * high), energy, dF.n, dF.ess)
-        found = {"dF:free->tilted": molar, "dF_kT:free->tilted": replace(dF, unit="kT"), "log_z": log_z}
+        found = {
+            "dF:free->tilted": difference(log_z, task.kT, energy),
+            "dF_kT:free->tilted": difference(log_z, 1.0, "kT"),
+            "log_z": log_z,
+        }
         s, cvs = aim.quantities(x), aim.quantities
         for j, (name, period, unit) in enumerate(zip(cvs.names, cvs.period, cvs.unit, strict=True)):
             found[f"mean:{name}"] = average(law, s[:, j], period, "1" if unit == "reduced units" else unit)
