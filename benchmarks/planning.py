@@ -42,13 +42,13 @@ FOLDER, POLICY = ROOT / "benchmarks" / "results", WEIGHTS / "car.safetensors"
 KEYS = ("set", "planner", "car", "family", "problem")
 ENGINE = ("trees", "columns", "neighbours", "kd", "witnesses", "noise")
 MOTION = ("kernels", "vehicles", "worlds", "generators", "problems")
-GROWTH = ("planners", "settings", "edges", "samplers")
+GROWTH = ("planners", "settings", "edges", "samplers", "draws")
 THEIRS = (
     *(f"molsamp/planning/{name}.py" for name in (*MOTION, "settings")),  # SST's radii are ours
     *("benchmarks/ompl_planners.py", "benchmarks/ompl_cpp.cpp"),
 )
 UNIFORM = (*(f"molsamp/engine/{name}.py" for name in ENGINE), *(f"molsamp/planning/{n}.py" for n in (*MOTION, *GROWTH)))
-LEARNED = (*UNIFORM, "molsamp/planning/policy.py", str(POLICY.relative_to(ROOT)))
+LEARNED = (*UNIFORM, "molsamp/planning/policy.py", "molsamp/planning/sight.py", str(POLICY.relative_to(ROOT)))
 CARS = {"hard": 4.0, "easy": 15.5}
 PROBLEMS = {
     "hard": {"maze": (1000, 20), "boxes": (2000, 20), "corridor": (3000, 10), "medium": (4000, 5), "u-maze": (5000, 5)},

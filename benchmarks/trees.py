@@ -29,7 +29,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "trees.json"
 CODE = (
     *(f"molsamp/engine/{name}.py" for name in ("trees", "columns", "neighbours", "kd", "witnesses", "noise")),
     *(f"molsamp/planning/{n}.py" for n in ("kernels", "vehicles", "worlds", "generators", "problems")),
-    *(f"molsamp/planning/{n}.py" for n in ("planners", "settings", "edges", "samplers")),
+    *(f"molsamp/planning/{n}.py" for n in ("planners", "settings", "edges", "samplers", "draws")),
     "benchmarks/trees.py",
 )
 CARS = {"easy": 15.5, "hard": 4.0}

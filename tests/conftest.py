@@ -8,7 +8,8 @@ import molsamp.engine.kd
 import molsamp.molecular.native.alignment
 import molsamp.molecular.native.stepping
 import molsamp.molecular.native.tangents
-import molsamp.planning.kernels  # noqa: F401
+import molsamp.planning.kernels
+import molsamp.planning.sight  # noqa: F401
 
 CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"  # the tower: an int is a float
 
