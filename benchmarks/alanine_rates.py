@@ -12,10 +12,11 @@ A run lies in runs/alanine-rates-...; it goes on from there when it was stopped 
 as it takes, as long as the code that it exercises stands. Finished runs are appended to
 benchmarks/results/alanine_rates.json, and not repeated.
 
-    python benchmarks/alanine_rates.py --pieces we@500,md@500 --picoseconds 60,1000 --seeds 1,2,3,4
+    python benchmarks/alanine_rates.py --pieces we@300 --seeds 1,2
     python benchmarks/alanine_rates.py --pieces flux@300 --picoseconds 100 --settle 50 --seeds 1,2
-    python benchmarks/alanine_rates.py --pieces we@300 --picoseconds 120 --settle 10 --seeds 1,2 --set walkers=256
-        --set recycle=true --set segment=0.02 --set "edges=[-1.05,-0.91,-0.77,-0.63,-0.49,-0.35,-0.21,-0.07,0.07,0.21]"
+    python benchmarks/alanine_rates.py --pieces we@500 --picoseconds 60 --settle 20 --seeds 1,2 --set edges=none
+        --set bins=36 --set walkers=6 --set recycle=false --set segment=0.05
+    python benchmarks/alanine_rates.py --pieces md@500 --picoseconds 1000 --settle 20 --seeds 1,2
     python benchmarks/alanine_rates.py --table
 """
 
