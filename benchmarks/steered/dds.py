@@ -57,7 +57,7 @@ class Effort:
         deviations: of a pixel, for the mode "bayes".
     """
 
-    pictures: int = 48
+    pictures: int = 16
     few: tuple[int, ...] = (3, 5, 8, 12, 20)
     many: tuple[int, ...] = (10, 20, 40, 80, 160, 320)
     sizes: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
@@ -125,7 +125,7 @@ def by_dds(model, measured: Measured, how: tuple, calls: int, n: int, noise: Noi
 
 
 def measure(seed: int, effort: Effort = Effort()) -> dict[str, float]:
-    """About 20 CPU minutes; with `QUICK` less than one."""
+    """About 7 CPU minutes; with `QUICK` less than one."""
     figures, ratios = {}, []
     for name, word in PROBLEMS.items():
         found = _problem(word, seed, effort)
