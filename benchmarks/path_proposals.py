@@ -2,7 +2,8 @@
 
 Fixed length, 150 rows of 0.01: at kT = 0.6 also against brute force, free paths from the thermal start that hit, and at
 the system's own kT = 0.1034. Three chains of moves: one-way shooting, `vibid`, and `vibid` without alternation (rows =
-0, the bridge that a Gaussian model has in closed form and a network has not), all from one burn-in of shots.
+0, the bridge that a Gaussian model has in closed form and a network has not), all from one burn-in of shots. "after" is
+as many shots from where `vibid` ended: they stay where they are if that is the ensemble of shooting.
 
 Per path: time of the first frame in B, duration from the last frame in A before it, mean action per row and coordinate
 (1/2 for free dynamics), highest energy, x at a quarter, half and three quarters, |y| where |x| is least, y > 0 there.
@@ -62,11 +63,15 @@ def burnt(p: Problem, seed: int) -> dict[str, Tensor]:
     return job.state()
 
 
-def chains(p: Problem, kind: str, seed: int, begin: dict[str, Tensor], shots: int, moves: int) -> dict:
-    """One seed of one method: means, effective paths, evaluations and CPU seconds of the production."""
+def chains(
+    p: Problem, kind: str, seed: int, begin: dict[str, Tensor], shots: int, moves: int
+) -> tuple[dict, dict[str, Tensor]]:
+    """One seed of one method: (means, effective paths, evaluations and CPU seconds of the production; its end)."""
     size = dict(chains=CHAINS, burn_in=BURN_IN)
-    if kind == "shooting":
-        job = Shooting(p, None, Noise(seed), CHAINS, length="fixed", moves=shots, **size)
+    if kind in ("shooting", "after"):
+        begin = {name: a for name, a in begin.items() if not name.startswith("seen")}
+        many = shots + int(begin["k"]) - BURN_IN
+        job = Shooting(p, None, Noise(seed).child(kind), CHAINS, length="fixed", moves=many, **size)
     else:
         rows = {} if kind == "vibid" else {"rows": 0}
         job = ViBiDPaths(p, None, Noise(seed), CHAINS, moves=moves, **size, **rows)
@@ -78,7 +83,7 @@ def chains(p: Problem, kind: str, seed: int, begin: dict[str, Tensor], shots: in
         seen.append(observed(p, job.frames))
         accepted.append(done["acceptance"])
     f = torch.stack(seen)
-    return {
+    entry = {
         "kind": kind,
         "seed": seed,
         "means": f.mean((0, 1)).tolist(),
@@ -87,6 +92,7 @@ def chains(p: Problem, kind: str, seed: int, begin: dict[str, Tensor], shots: in
         "evaluations": job.evaluations - before[0],
         "cpu_seconds": time.process_time() - before[1],
     }
+    return entry, job.state()
 
 
 def brute(p: Problem, seed: int, paths: int) -> dict:
@@ -142,8 +148,11 @@ def main() -> None:
         p = replace(base, kT=kT)
         for seed in seeds:
             found = [brute(p, seed, FREE // len(seeds))] if kT > 0.2 else []
-            begin = burnt(p, seed)
-            found += [chains(p, kind, seed, begin, args.shots, args.moves) for kind in ("shooting", "vibid", "bridge")]
+            ends = {"burn-in": burnt(p, seed)}
+            for kind in ("shooting", "vibid", "after", "bridge"):
+                begin = ends["vibid" if kind == "after" else "burn-in"]
+                entry, ends[kind] = chains(p, kind, seed, begin, args.shots, args.moves)
+                found.append(entry)
             entries += [e | {"kT": kT} for e in found]
             print(f"kT {kT} seed {seed} done", flush=True)
     print(table(entries))
