@@ -86,9 +86,8 @@ def _follow(
     motion: Motion, p: Particles, s: Tensor, side: Tensor, longest: int, period: float | None
 ) -> tuple[Tensor, Tensor, int]:
     """Until A or B: (end, changes of sides, steps)."""
-    side = side.clone()
     end, changes, steps = torch.full((len(p),), UNDECIDED), torch.zeros(len(p)).long(), 0
-    open_ = torch.arange(len(p))
+    open_, last = torch.arange(len(p)), torch.zeros(len(p)).to(s)
     for first in range(0, longest, AT_ONCE):
         if not len(open_):
             break
@@ -102,9 +101,9 @@ def _follow(
         above = torch.cat([side[None, open_], off > 0])
         crossed = (above[1:] != above[:-1]) & before
         if period is not None:
-            crossed[1:] &= off.diff(dim=0).abs() < 0.5 * period
+            crossed &= torch.cat([last[None, open_], off]).diff(dim=0).abs() < 0.5 * period
         changes[open_] += crossed.sum(0)
-        side[open_] = above[-1]
+        side[open_], last[open_] = above[-1], off[-1]
         arrived, at = there.any(0), there.int().argmax(0)
         end[open_[arrived]] = torch.where(sight.b.gather(0, at[None])[0], B, A)[arrived]
         left = ~arrived & (path.final.status != Status.DIVERGED)

@@ -202,11 +202,14 @@ def parts(name: str, number: Number | None) -> tuple[str, str]:
 
 
 def interval(name: str, number: Number | None) -> str:
-    """Write the interval of a result as "low to high", or a dash."""
+    """Write the interval of a result as "low to high", "above low" or "below high", or a dash."""
     ends = None if number is None else number.get("interval")
-    if number is None or number.get("value") is None or not ends or None in ends or name == "path_ess":
+    if number is None or number.get("value") is None or not ends or name == "path_ess":
         return "–"
-    return " to ".join(rounded(name, end, number) for end in ends)
+    low, high = (None if end is None else rounded(name, end, number) for end in ends)
+    if low is not None and high is not None:
+        return f"{low} to {high}"
+    return f"below {high}" if high is not None else f"above {low}" if low is not None and ends[0] != 0.0 else "–"
 
 
 def rounded(name: str, x: float, number: Number) -> str:

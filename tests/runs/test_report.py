@@ -188,3 +188,12 @@ def test_the_report_of_a_toy_opens_without_errors(toy, tmp_path):
         assert page.evaluate("document.querySelectorAll('figure.panel svg').length") == 3
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         assert page.errors == []
+
+
+def test_an_interval_that_is_open_tells_the_end_that_it_has():
+    number = {"value": -10.4, "unit": "nats", "n": 16}
+    assert interval("log_z", {**number, "interval": [-13.4, None]}) == "above −13.4"
+    assert interval("dF:a->b", {**number, "value": 10.4, "interval": [None, 13.4]}) == "below 13.4"
+    assert interval("log_z", {**number, "interval": [None, None]}) == "–"
+    assert interval("rate", {**number, "value": 0.0, "interval": [0.0, None]}) == "–"
+    assert interval("log_z", {**number, "interval": [-12.0, -9.0]}) == "−12.0 to −9.0"

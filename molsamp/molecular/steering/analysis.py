@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -118,9 +119,10 @@ class Analysis:
                 f"for high rewards, not yet a sample of the tilted law. {advice}"
             )
         if shares < max(FEW, 0.2 * R):
+            told = "it has no upper bound" if math.isinf(results["log_z"].interval[1]) else "its interval is too narrow"
             found.append(
-                f"Few replicas carry the weight ({shares:.1f} of {R} in effect): log Z is likely too low, and its "
-                f"interval too narrow. {advice}"
+                f"Few replicas carry the weight ({shares:.1f} of {R} in effect): log Z is likely too low, and {told}. "
+                f"{advice}"
             )
         if job.clock is not None and (own := null["ess_sampler"].value) < max(FEW, 0.02 * m):
             found.append(
